@@ -1,0 +1,465 @@
+//! Log entries, and the acts by which a guest speaks to its engine.
+//!
+//! An [`Entry`] is something the backup needs: an input event, or where inputs were applied. An [`Act`] is
+//! something the guest did that the engine carries out or notes; it follows from the log and is not in it.
+//! On a ring to the guest travel entries; on a ring from the guest travel entries (made by the guest) and acts.
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::ids::{ConnId, DomainId, InputPoint, ListenerId, PipeId};
+use core::net::SocketAddr;
+
+/// No payload on a ring or in the log is longer. Longer data is cut into several.
+pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+/// Room for everything of a message but its payload.
+pub const HEADER_BYTES_MAX: usize = 128;
+
+/// Received bytes of a connection that the guest may hold unread: `Event::Data` never runs further ahead of
+/// `Act::Consumed`.
+pub const RX_WINDOW_BYTES: u64 = 256 * 1024;
+/// Output of a connection that may be unacknowledged: `Act::Output` never runs further ahead of `Event::Acked`.
+pub const TX_WINDOW_BYTES: u64 = 1024 * 1024;
+/// Digest of an `Entry::Exit` that the engine made because the domain died without making one (killed from
+/// outside). It says nothing about what the domain did.
+pub const DIGEST_FORCED: u64 = 0;
+
+/// One sample of the domain's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockSample {
+    /// Nanoseconds of the monotonic clock.
+    pub monotonic_ns: u64,
+    /// Real time minus monotonic time, nanoseconds.
+    pub realtime_offset_ns: i64,
+}
+
+/// Something the outside did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A client connected. `local` is the address it connected to.
+    Accept { listener: ListenerId, conn: ConnId, peer: SocketAddr, local: SocketAddr },
+    /// Bytes arrived.
+    Data { conn: ConnId, bytes: &'a [u8] },
+    /// The peer closed its sending side.
+    Fin { conn: ConnId },
+    /// The connection broke; the guest sees `errno` once.
+    Reset { conn: ConnId, errno: u16 },
+    /// The peer acknowledged everything up to byte `upto` (counted from the connection's start).
+    Acked { conn: ConnId, upto: u64 },
+    /// An asynchronous signal for the domain.
+    Signal { signo: u8 },
+    /// Another domain has written a pipe up to byte `upto` (counted from the pipe's start in that domain).
+    PipeData { pipe: PipeId, bytes: &'a [u8] },
+    /// Another domain holds the pipe's writing end no longer.
+    PipeClosed { pipe: PipeId },
+    /// A fork child ended; `status` as in `wait4`.
+    ChildExit { child: DomainId, status: i32 },
+}
+
+/// Where and how a domain noticed the outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    pub point: InputPoint,
+    /// That many events, in the order of the log, were applied here.
+    pub events: u32,
+    pub clock: ClockSample,
+    /// Rolling digest of everything the domain did before this point.
+    pub digest: u64,
+    /// Signals that reached the guest's process directly (bit n-1 = signal n), applied after the events.
+    pub signals: u64,
+}
+
+/// An entry of the log, within one domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry<'a> {
+    Event(Event<'a>),
+    Applied(Applied),
+    /// The domain saw nothing at any input point up to this one, beyond what is logged, and went on.
+    Passed { point: InputPoint },
+    /// Result of a recorded call, or of a wait whose end the outside decided.
+    Recorded { call: u16, bytes: &'a [u8] },
+    /// Hash of the guest's memory when it was at this point.
+    Memory { point: InputPoint, hash: u64, pages: u64 },
+    /// The domain ended; `status` as in `wait4`.
+    Exit { status: i32, digest: u64 },
+    /// To a guest that follows: the log ends here, go live. Never stored.
+    GoLive { monotonic_ns_min: u64 },
+}
+
+/// What a guest asks of its engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act<'a> {
+    /// Bytes for the client.
+    Output { conn: ConnId, bytes: &'a [u8] },
+    /// The guest will send no more (FIN after what was sent).
+    Shutdown { conn: ConnId },
+    /// The guest holds the connection no longer; `reset`: by RST.
+    Close { conn: ConnId, reset: bool },
+    /// The guest has read up to byte `upto`.
+    Consumed { conn: ConnId, upto: u64 },
+    /// A socket listens.
+    Listen { listener: ListenerId, address: SocketAddr, backlog: u32, v6only: bool },
+    Unlisten { listener: ListenerId },
+    /// A socket option that the real connection needs too.
+    Option { conn: ConnId, level: u16, name: u16, value: i32 },
+    /// A child was forked and became a domain of its own.
+    Fork { child: DomainId, host_pid: u32, guest_pid: u32 },
+    /// Bytes for another domain that holds the pipe's reading end.
+    PipeOutput { pipe: PipeId, bytes: &'a [u8] },
+    /// This domain holds the pipe's writing end no longer.
+    PipeEnd { pipe: PipeId },
+    /// A signal for another domain.
+    Kill { domain: DomainId, signo: u8 },
+    /// The guest did what can't be done in lockstep; text says what and why.
+    Refused { text: &'a [u8] },
+    /// The guest and the log disagree; text says how. The domain has stopped.
+    Diverged { text: &'a [u8] },
+    /// One call, for comparing runs by eye.
+    Trace { thread: u16, call: u16, args: [u64; 6], result: i64, digest: u64 },
+    /// A line for the engine's own log.
+    Note { text: &'a [u8] },
+    /// Everything the log had was applied and the domain now makes its own log.
+    Live { point: InputPoint },
+}
+
+/// What travels from guest to engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FromGuest<'a> {
+    Entry(Entry<'a>),
+    Act(Act<'a>),
+}
+
+mod tag {
+    pub const ACCEPT: u8 = 1;
+    pub const DATA: u8 = 2;
+    pub const FIN: u8 = 3;
+    pub const RESET: u8 = 4;
+    pub const ACKED: u8 = 5;
+    pub const SIGNAL: u8 = 6;
+    pub const PIPE_DATA: u8 = 7;
+    pub const PIPE_CLOSED: u8 = 8;
+    pub const CHILD_EXIT: u8 = 9;
+
+    pub const APPLIED: u8 = 32;
+    pub const APPLIED_SIGNALS: u8 = 33;
+    pub const PASSED: u8 = 34;
+    pub const RECORDED: u8 = 35;
+    pub const MEMORY: u8 = 36;
+    pub const EXIT: u8 = 37;
+    pub const GO_LIVE: u8 = 38;
+
+    pub const OUTPUT: u8 = 64;
+    pub const SHUTDOWN: u8 = 65;
+    pub const CLOSE: u8 = 66;
+    pub const CONSUMED: u8 = 67;
+    pub const LISTEN: u8 = 68;
+    pub const UNLISTEN: u8 = 69;
+    pub const OPTION: u8 = 70;
+    pub const FORK: u8 = 71;
+    pub const PIPE_OUTPUT: u8 = 72;
+    pub const PIPE_END: u8 = 73;
+    pub const KILL: u8 = 74;
+    pub const REFUSED: u8 = 75;
+    pub const DIVERGED: u8 = 76;
+    pub const TRACE: u8 = 77;
+    pub const NOTE: u8 = 78;
+    pub const LIVE: u8 = 79;
+}
+
+impl<'a> Event<'a> {
+    fn encode(&self, w: &mut Writer) -> &'a [u8] {
+        match *self {
+            Event::Accept { listener, conn, ref peer, ref local } => {
+                w.u8(tag::ACCEPT);
+                w.uint(listener.0.into());
+                w.uint(conn.0.into());
+                w.address(peer);
+                w.address(local);
+            }
+            Event::Data { conn, bytes } => {
+                w.u8(tag::DATA);
+                w.uint(conn.0.into());
+                return bytes;
+            }
+            Event::Fin { conn } => {
+                w.u8(tag::FIN);
+                w.uint(conn.0.into());
+            }
+            Event::Reset { conn, errno } => {
+                w.u8(tag::RESET);
+                w.uint(conn.0.into());
+                w.uint(errno.into());
+            }
+            Event::Acked { conn, upto } => {
+                w.u8(tag::ACKED);
+                w.uint(conn.0.into());
+                w.uint(upto);
+            }
+            Event::Signal { signo } => {
+                w.u8(tag::SIGNAL);
+                w.u8(signo);
+            }
+            Event::PipeData { pipe, bytes } => {
+                w.u8(tag::PIPE_DATA);
+                w.uint(pipe.0.into());
+                return bytes;
+            }
+            Event::PipeClosed { pipe } => {
+                w.u8(tag::PIPE_CLOSED);
+                w.uint(pipe.0.into());
+            }
+            Event::ChildExit { child, status } => {
+                w.u8(tag::CHILD_EXIT);
+                w.uint(child.0.into());
+                w.int(status.into());
+            }
+        }
+        &[]
+    }
+
+    fn decode(t: u8, r: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        Ok(match t {
+            tag::ACCEPT => Event::Accept {
+                listener: ListenerId(r.u32()?),
+                conn: ConnId(r.u32()?),
+                peer: r.address()?,
+                local: r.address()?,
+            },
+            tag::DATA => Event::Data { conn: ConnId(r.u32()?), bytes: r.rest() },
+            tag::FIN => Event::Fin { conn: ConnId(r.u32()?) },
+            tag::RESET => Event::Reset { conn: ConnId(r.u32()?), errno: r.u16()? },
+            tag::ACKED => Event::Acked { conn: ConnId(r.u32()?), upto: r.uint()? },
+            tag::SIGNAL => Event::Signal { signo: r.u8()? },
+            tag::PIPE_DATA => Event::PipeData { pipe: PipeId(r.u32()?), bytes: r.rest() },
+            tag::PIPE_CLOSED => Event::PipeClosed { pipe: PipeId(r.u32()?) },
+            tag::CHILD_EXIT => Event::ChildExit { child: DomainId(r.u16()?), status: r.i32()? },
+            t => return Err(DecodeError::Unknown(t)),
+        })
+    }
+}
+
+impl<'a> Entry<'a> {
+    /// Writes the head into `w` and returns the payload that follows it.
+    pub fn encode(&self, w: &mut Writer) -> &'a [u8] {
+        match *self {
+            Entry::Event(ref e) => return e.encode(w),
+            Entry::Applied(a) => {
+                w.u8(if a.signals == 0 { tag::APPLIED } else { tag::APPLIED_SIGNALS });
+                w.uint(a.point.0);
+                w.uint(a.events.into());
+                w.uint(a.clock.monotonic_ns);
+                w.int(a.clock.realtime_offset_ns);
+                w.fixed64(a.digest);
+                if a.signals != 0 {
+                    w.fixed64(a.signals);
+                }
+            }
+            Entry::Passed { point } => {
+                w.u8(tag::PASSED);
+                w.uint(point.0);
+            }
+            Entry::Recorded { call, bytes } => {
+                w.u8(tag::RECORDED);
+                w.uint(call.into());
+                return bytes;
+            }
+            Entry::Memory { point, hash, pages } => {
+                w.u8(tag::MEMORY);
+                w.uint(point.0);
+                w.fixed64(hash);
+                w.uint(pages);
+            }
+            Entry::Exit { status, digest } => {
+                w.u8(tag::EXIT);
+                w.int(status.into());
+                w.fixed64(digest);
+            }
+            Entry::GoLive { monotonic_ns_min } => {
+                w.u8(tag::GO_LIVE);
+                w.uint(monotonic_ns_min);
+            }
+        }
+        &[]
+    }
+
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(bytes);
+        let t = r.u8()?;
+        let e = Self::decode_tagged(t, &mut r)?;
+        r.end()?;
+        Ok(e)
+    }
+
+    fn decode_tagged(t: u8, r: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        Ok(match t {
+            tag::APPLIED | tag::APPLIED_SIGNALS => Entry::Applied(Applied {
+                point: InputPoint(r.uint()?),
+                events: r.u32()?,
+                clock: ClockSample { monotonic_ns: r.uint()?, realtime_offset_ns: r.int()? },
+                digest: r.fixed64()?,
+                signals: if t == tag::APPLIED_SIGNALS { r.fixed64()? } else { 0 },
+            }),
+            tag::PASSED => Entry::Passed { point: InputPoint(r.uint()?) },
+            tag::RECORDED => Entry::Recorded { call: r.u16()?, bytes: r.rest() },
+            tag::MEMORY => Entry::Memory { point: InputPoint(r.uint()?), hash: r.fixed64()?, pages: r.uint()? },
+            tag::EXIT => Entry::Exit { status: r.i32()?, digest: r.fixed64()? },
+            tag::GO_LIVE => Entry::GoLive { monotonic_ns_min: r.uint()? },
+            t => Entry::Event(Event::decode(t, r)?),
+        })
+    }
+}
+
+impl<'a> Act<'a> {
+    /// Writes the head into `w` and returns the payload that follows it.
+    pub fn encode(&self, w: &mut Writer) -> &'a [u8] {
+        match *self {
+            Act::Output { conn, bytes } => {
+                w.u8(tag::OUTPUT);
+                w.uint(conn.0.into());
+                return bytes;
+            }
+            Act::Shutdown { conn } => {
+                w.u8(tag::SHUTDOWN);
+                w.uint(conn.0.into());
+            }
+            Act::Close { conn, reset } => {
+                w.u8(tag::CLOSE);
+                w.uint(conn.0.into());
+                w.u8(reset.into());
+            }
+            Act::Consumed { conn, upto } => {
+                w.u8(tag::CONSUMED);
+                w.uint(conn.0.into());
+                w.uint(upto);
+            }
+            Act::Listen { listener, ref address, backlog, v6only } => {
+                w.u8(tag::LISTEN);
+                w.uint(listener.0.into());
+                w.address(address);
+                w.uint(backlog.into());
+                w.u8(v6only.into());
+            }
+            Act::Unlisten { listener } => {
+                w.u8(tag::UNLISTEN);
+                w.uint(listener.0.into());
+            }
+            Act::Option { conn, level, name, value } => {
+                w.u8(tag::OPTION);
+                w.uint(conn.0.into());
+                w.uint(level.into());
+                w.uint(name.into());
+                w.int(value.into());
+            }
+            Act::Fork { child, host_pid, guest_pid } => {
+                w.u8(tag::FORK);
+                w.uint(child.0.into());
+                w.uint(host_pid.into());
+                w.uint(guest_pid.into());
+            }
+            Act::PipeOutput { pipe, bytes } => {
+                w.u8(tag::PIPE_OUTPUT);
+                w.uint(pipe.0.into());
+                return bytes;
+            }
+            Act::PipeEnd { pipe } => {
+                w.u8(tag::PIPE_END);
+                w.uint(pipe.0.into());
+            }
+            Act::Kill { domain, signo } => {
+                w.u8(tag::KILL);
+                w.uint(domain.0.into());
+                w.u8(signo);
+            }
+            Act::Refused { text } => {
+                w.u8(tag::REFUSED);
+                return text;
+            }
+            Act::Diverged { text } => {
+                w.u8(tag::DIVERGED);
+                return text;
+            }
+            Act::Trace { thread, call, args, result, digest } => {
+                w.u8(tag::TRACE);
+                w.uint(thread.into());
+                w.uint(call.into());
+                for a in args {
+                    w.uint(a);
+                }
+                w.int(result);
+                w.fixed64(digest);
+            }
+            Act::Note { text } => {
+                w.u8(tag::NOTE);
+                return text;
+            }
+            Act::Live { point } => {
+                w.u8(tag::LIVE);
+                w.uint(point.0);
+            }
+        }
+        &[]
+    }
+
+    fn decode_tagged(t: u8, r: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        Ok(match t {
+            tag::OUTPUT => Act::Output { conn: ConnId(r.u32()?), bytes: r.rest() },
+            tag::SHUTDOWN => Act::Shutdown { conn: ConnId(r.u32()?) },
+            tag::CLOSE => Act::Close { conn: ConnId(r.u32()?), reset: flag(r)? },
+            tag::CONSUMED => Act::Consumed { conn: ConnId(r.u32()?), upto: r.uint()? },
+            tag::LISTEN => Act::Listen {
+                listener: ListenerId(r.u32()?),
+                address: r.address()?,
+                backlog: r.u32()?,
+                v6only: flag(r)?,
+            },
+            tag::UNLISTEN => Act::Unlisten { listener: ListenerId(r.u32()?) },
+            tag::OPTION => {
+                Act::Option { conn: ConnId(r.u32()?), level: r.u16()?, name: r.u16()?, value: r.i32()? }
+            }
+            tag::FORK => Act::Fork { child: DomainId(r.u16()?), host_pid: r.u32()?, guest_pid: r.u32()? },
+            tag::PIPE_OUTPUT => Act::PipeOutput { pipe: PipeId(r.u32()?), bytes: r.rest() },
+            tag::PIPE_END => Act::PipeEnd { pipe: PipeId(r.u32()?) },
+            tag::KILL => Act::Kill { domain: DomainId(r.u16()?), signo: r.u8()? },
+            tag::REFUSED => Act::Refused { text: r.rest() },
+            tag::DIVERGED => Act::Diverged { text: r.rest() },
+            tag::TRACE => {
+                let (thread, call) = (r.u16()?, r.u16()?);
+                let mut args = [0; 6];
+                for a in &mut args {
+                    *a = r.uint()?;
+                }
+                Act::Trace { thread, call, args, result: r.int()?, digest: r.fixed64()? }
+            }
+            tag::NOTE => Act::Note { text: r.rest() },
+            tag::LIVE => Act::Live { point: InputPoint(r.uint()?) },
+            t => return Err(DecodeError::Unknown(t)),
+        })
+    }
+}
+
+fn flag(r: &mut Reader) -> Result<bool, DecodeError> {
+    match r.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        t => Err(DecodeError::Unknown(t)),
+    }
+}
+
+impl<'a> FromGuest<'a> {
+    pub fn encode(&self, w: &mut Writer) -> &'a [u8] {
+        match self {
+            Self::Entry(e) => e.encode(w),
+            Self::Act(a) => a.encode(w),
+        }
+    }
+
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(bytes);
+        let t = r.u8()?;
+        let m = if t >= tag::OUTPUT {
+            Self::Act(Act::decode_tagged(t, &mut r)?)
+        } else {
+            Self::Entry(Entry::decode_tagged(t, &mut r)?)
+        };
+        r.end()?;
+        Ok(m)
+    }
+}

@@ -1,0 +1,210 @@
+//! The memory that engine and guest share, and the addresses of everything the shim owns in a guest.
+//!
+//! One segment per service, a memfd: a header, then one slot per domain with a ring each way. Every
+//! guest process maps it at [`SHARED_BASE`]. Layout changes demand a new [`VERSION`].
+
+use crate::ring::{Consumer, Control, Line, Producer, SharedBytes};
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+/// Where the shim's image is mapped.
+pub const SHIM_BASE: u64 = 0x2000_0000_0000;
+/// Where the shim's heap is reserved.
+pub const ARENA_BASE: u64 = 0x2001_0000_0000;
+pub const ARENA_BYTES: u64 = 64 << 30;
+/// Where the shared segment is mapped.
+pub const SHARED_BASE: u64 = 0x2020_0000_0000;
+/// Everything of the shim's lies in here; the guest never gets an address in it.
+pub const SHIM_REGION: core::ops::Range<u64> = SHIM_BASE..0x2100_0000_0000;
+
+/// "ftshared" in little endian.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"ftshared");
+pub const VERSION: u32 = 1;
+
+/// The service and its fork children that run at the same time.
+pub const DOMAINS_MAX: usize = 16;
+pub const RING_BYTES: usize = 4 << 20;
+
+/// Descriptors that the shim keeps in a guest lie at and above this; the guest's limit lies below.
+pub const GUEST_FDS_MAX: u32 = 16_384;
+/// Eventfd that wakes the engine.
+pub const DOORBELL_FD: i32 = 16_448;
+
+/// How a domain takes part. Only the engine writes it, and only before the domain starts or by `GoLive`.
+pub mod role {
+    /// Makes the log.
+    pub const PRIMARY: u32 = 1;
+    /// Follows the log.
+    pub const BACKUP: u32 = 2;
+}
+
+/// Options the shim reads at its start.
+pub mod flag {
+    /// Send an `Act::Trace` for each call.
+    pub const TRACE: u64 = 1;
+    /// Count calls into [`super::Header::census`].
+    pub const CENSUS: u64 = 2;
+}
+
+/// Initial mappings of the program, as the kernel made them at exec.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InitialMap {
+    pub start: u64,
+    pub end: u64,
+    /// PROT_* bits.
+    pub protection: u32,
+    /// One of [`map_kind`].
+    pub kind: u32,
+}
+
+pub mod map_kind {
+    pub const FILE: u32 = 0;
+    pub const STACK: u32 = 1;
+    pub const HEAP: u32 = 2;
+    /// vdso, vvar and the like: kept, never hashed.
+    pub const KERNEL: u32 = 3;
+    pub const ANONYMOUS: u32 = 4;
+}
+
+pub const INITIAL_MAPS_MAX: usize = 32;
+pub const CALLS_MAX: usize = 512;
+
+#[repr(C)]
+pub struct Header {
+    pub magic: u64,
+    pub version: u32,
+    /// Role of domain 0 at its start.
+    pub role: AtomicU32,
+    pub flags: AtomicU64,
+    /// Every so many input points at which the domain idles its memory is hashed; 0: never.
+    pub memory_every: AtomicU64,
+    /// 1: the engine sleeps on the doorbell and wants a write to it.
+    pub engine_waits: Line<AtomicU32>,
+    /// The guest's own first process id, as it sees itself.
+    pub guest_pid: u32,
+    pub initial_maps_len: u32,
+    pub initial_maps: [InitialMap; INITIAL_MAPS_MAX],
+    /// Program break at exec.
+    pub brk_start: u64,
+    /// Lowest address the main stack may reach.
+    pub stack_limit: u64,
+    /// Digest seed: differs per service, equal on both hosts.
+    pub seed: u64,
+    /// Calls made, by number.
+    pub census: [AtomicU64; CALLS_MAX],
+}
+
+/// What a domain says of itself without a ring.
+#[repr(C)]
+pub struct DomainStatus {
+    /// `point << 2 | state`, state one of [`idle`]. Guest and engine change it by compare-and-swap.
+    pub idle: Line<AtomicU64>,
+    /// While idle: digest, and the least clock a claim may stamp.
+    pub idle_digest: AtomicU64,
+    pub idle_clock_ns: AtomicU64,
+    /// While idle: the clock at which the guest leaves by itself; `u64::MAX`: never.
+    pub idle_deadline_ns: AtomicU64,
+    /// Calls made, for progress reports.
+    pub calls: AtomicU64,
+    /// Current input point, for progress reports.
+    pub point: AtomicU64,
+}
+
+pub mod idle {
+    pub const BUSY: u64 = 0;
+    pub const IDLE: u64 = 1;
+    /// The engine stamps events for this point; an `Applied` entry leads them in the ring.
+    pub const CLAIMED: u64 = 2;
+    pub const STATE_MASK: u64 = 3;
+}
+
+#[repr(C)]
+pub struct DomainControl {
+    pub to_guest: Control,
+    pub from_guest: Control,
+    pub status: DomainStatus,
+}
+
+const PAGE: usize = 4096;
+
+/// Bytes of the header, rounded up to pages.
+pub const HEADER_BYTES: usize = size_of::<Header>().div_ceil(PAGE) * PAGE;
+const CONTROL_BYTES: usize = size_of::<DomainControl>().div_ceil(PAGE) * PAGE;
+const SLOT_BYTES: usize = CONTROL_BYTES + 2 * RING_BYTES;
+/// Size of the whole segment.
+pub const SEGMENT_BYTES: usize = HEADER_BYTES + DOMAINS_MAX * SLOT_BYTES;
+
+/// A view of the segment at whatever address this process has it.
+#[derive(Clone, Copy)]
+pub struct Segment {
+    base: *mut u8,
+}
+
+// SAFETY: the segment holds atomics and rings only (and a header that is constant once the guest runs); the
+// rings' ends are handed out by unsafe functions whose callers promise a single user each.
+unsafe impl Send for Segment {}
+// SAFETY: as above.
+unsafe impl Sync for Segment {}
+
+impl Segment {
+    /// # Safety
+    /// `base` is page-aligned and maps [`SEGMENT_BYTES`] of zeroed or initialised segment for as long as the
+    /// process lives.
+    pub const unsafe fn new(base: *mut u8) -> Self {
+        Self { base }
+    }
+
+    pub fn header(&self) -> &'static Header {
+        // SAFETY: the mapping is large and aligned enough and lives as long as the process (`new`).
+        unsafe { &*self.base.cast::<Header>() }
+    }
+
+    /// # Safety
+    /// No other reference to the header is in use: only before the guest starts.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn header_mut(&self) -> &'static mut Header {
+        // SAFETY: the mapping is large and aligned enough (`new`); exclusive by the caller's promise.
+        unsafe { &mut *self.base.cast::<Header>() }
+    }
+
+    fn slot(&self, domain: u16) -> *mut u8 {
+        assert!((domain as usize) < DOMAINS_MAX);
+        // SAFETY: inside the mapping by the assertion and `new`.
+        unsafe { self.base.add(HEADER_BYTES + domain as usize * SLOT_BYTES) }
+    }
+
+    pub fn domain(&self, domain: u16) -> &'static DomainControl {
+        // SAFETY: as in `header`; all of it is atomics.
+        unsafe { &*self.slot(domain).cast::<DomainControl>() }
+    }
+
+    fn ring_bytes(&self, domain: u16, index: usize) -> SharedBytes {
+        // SAFETY: inside the slot by construction of SLOT_BYTES; one producer and one consumer by the promise of
+        // the callers of the four functions below.
+        unsafe { SharedBytes::new(self.slot(domain).add(CONTROL_BYTES + index * RING_BYTES), RING_BYTES) }
+    }
+
+    /// # Safety
+    /// One producer per domain.
+    pub unsafe fn to_guest_producer(&self, domain: u16) -> Producer<'static, SharedBytes> {
+        Producer::new(&self.domain(domain).to_guest, self.ring_bytes(domain, 0))
+    }
+
+    /// # Safety
+    /// One consumer per domain.
+    pub unsafe fn to_guest_consumer(&self, domain: u16) -> Consumer<'static, SharedBytes> {
+        Consumer::new(&self.domain(domain).to_guest, self.ring_bytes(domain, 0))
+    }
+
+    /// # Safety
+    /// One producer per domain.
+    pub unsafe fn from_guest_producer(&self, domain: u16) -> Producer<'static, SharedBytes> {
+        Producer::new(&self.domain(domain).from_guest, self.ring_bytes(domain, 1))
+    }
+
+    /// # Safety
+    /// One consumer per domain.
+    pub unsafe fn from_guest_consumer(&self, domain: u16) -> Consumer<'static, SharedBytes> {
+        Consumer::new(&self.domain(domain).from_guest, self.ring_bytes(domain, 1))
+    }
+}

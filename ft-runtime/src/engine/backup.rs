@@ -1,0 +1,378 @@
+//! The engine's part where the guest follows a log: feed each domain, keep the order between domains, compare ends.
+
+use super::domain::{Domain, Exit};
+use super::feed::{Feed, Group, Need, Source};
+use super::{Across, Core, DRAIN_FRAMES_MAX, Ended, EngineError, Part, Stats, across};
+use crate::front::Token;
+use ft_log::entry::{Act, Entry, FromGuest};
+use ft_log::ids::DomainId;
+use ft_log::shared::DOMAINS_MAX;
+use std::time::{Duration, Instant};
+
+/// Groups given to one domain before the others have their turn.
+const GROUPS_PER_TURN: usize = 1024;
+/// A domain neither waits for input nor makes a call, takes a message or reaches a point for so long.
+const STALL_MAX: Duration = Duration::from_secs(120);
+/// All domains wait and the log has more, which needs what none of them did.
+const DEADLOCK_MAX: Duration = Duration::from_secs(10);
+/// A domain that the log says was killed is left to run that long, unless it waits before.
+const FORCED_MAX: Duration = Duration::from_secs(5);
+/// How often a guest at the log's end is looked at; it must be found waiting twice.
+const END_POLL: Duration = Duration::from_millis(2);
+const SERVICE: DomainId = DomainId(0);
+
+/// How the log says that a domain ends, once that was given to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Given {
+    Exit { status: i32, digest: u64 },
+    Forced { status: i32, since: Instant, killed: bool },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Observed {
+    progress: [Option<[u64; 3]>; DOMAINS_MAX],
+    given: u64,
+}
+
+pub(super) struct Backup<S> {
+    feed: Feed<S>,
+    given: [Option<Given>; DOMAINS_MAX],
+    /// `[parent][child]`: how often the child's slot became free.
+    children_gone: [[u64; DOMAINS_MAX]; DOMAINS_MAX],
+    groups: u64,
+    output_bytes: u64,
+    connections_seen: u64,
+    ended: Option<Ended>,
+    /// Since when nothing changed.
+    still: Option<(Observed, Instant)>,
+    end_seen: bool,
+    poll: bool,
+}
+
+impl<S: Source> Backup<S> {
+    pub fn new(feed: Feed<S>) -> Self {
+        Self {
+            feed,
+            given: [None; DOMAINS_MAX],
+            children_gone: [[0; DOMAINS_MAX]; DOMAINS_MAX],
+            groups: 0,
+            output_bytes: 0,
+            connections_seen: 0,
+            ended: None,
+            still: None,
+            end_seen: false,
+            poll: false,
+        }
+    }
+
+    fn end(&mut self, e: Ended) {
+        self.ended.get_or_insert(e);
+    }
+
+    fn on_across(&mut self, core: &mut Core, d: DomainId, a: Across) -> Result<(), EngineError> {
+        match a {
+            Across::Fork { child, host_pid, guest_pid } => {
+                tracing::debug!(parent = %d, %child, host_pid, guest_pid, "fork");
+                core.fork(d, child, host_pid)
+            }
+            Across::PipeOutput { pipe, bytes } => {
+                if let Some(domain) = core.get_mut(d)
+                    && !domain.pipes_open.contains(&pipe)
+                {
+                    domain.pipes_open.push(pipe);
+                }
+                // The log has the bytes that are read; here only their number counts.
+                if let Some(peer) = core.pipe_peer(d)?.and_then(|p| core.get_mut(p)) {
+                    *peer.pipe_bytes.entry(pipe).or_default() += bytes.len() as u64;
+                }
+                Ok(())
+            }
+            Across::PipeEnd { pipe } => {
+                if let Some(domain) = core.get_mut(d) {
+                    domain.pipes_open.retain(|p| *p != pipe);
+                }
+                if let Some(peer) = core.pipe_peer(d)?.and_then(|p| core.get_mut(p)) {
+                    close_pipe(peer, pipe);
+                }
+                Ok(())
+            }
+            // The log has the signal.
+            Across::Kill { .. } => Ok(()),
+            Across::Diverged(text) => {
+                self.end(Ended::Diverged(format!("domain {d}: {text}")));
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives a domain all that the log has for it and that may be given now. True: stopped by the budget.
+    fn give(&mut self, core: &mut Core, d: DomainId, now: Instant) -> Result<bool, EngineError> {
+        for _ in 0..GROUPS_PER_TURN {
+            let Some(domain) = core.domains[usize::from(d.0)].as_mut() else { return Ok(false) };
+            let k = usize::from(d.0);
+            if domain.gone || domain.backlog_bytes() > 0 || self.given[k].is_some() {
+                return Ok(false);
+            }
+            let Some(group) = self.feed.peek(d)? else { return Ok(false) };
+            if let Group::Entries { needs, .. } = group
+                && !needs.iter().all(|n| is_met(n, domain, &self.children_gone[k]))
+            {
+                return Ok(false);
+            }
+            self.groups += 1;
+            match self.feed.take(d) {
+                None => return Ok(false),
+                Some(Group::Entries { frames, .. }) => {
+                    for f in &frames {
+                        domain.push(f, &[]).map_err(EngineError::corrupt(d))?;
+                    }
+                }
+                Some(Group::Exit { frame, status, digest }) => {
+                    domain.push(&frame, &[]).map_err(EngineError::corrupt(d))?;
+                    self.given[k] = Some(Given::Exit { status, digest });
+                }
+                Some(Group::ForcedExit { status }) => {
+                    self.given[k] = Some(Given::Forced { status, since: now, killed: false });
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Kills what the log says was killed, once it has come as far as it can.
+    fn force(&mut self, core: &mut Core, now: Instant) {
+        for d in core.live() {
+            if let Some(Given::Forced { since, killed, .. }) = &mut self.given[usize::from(d.id.0)]
+                && !*killed
+            {
+                self.poll = true;
+                if d.waits_for_input() || now.saturating_duration_since(*since) > FORCED_MAX {
+                    *killed = true;
+                    d.process.kill();
+                }
+            }
+        }
+    }
+
+    /// The guest's own end against the log's.
+    fn compare(&mut self, d: DomainId, own: Option<Exit>, status: Option<i32>) -> Result<Option<String>, EngineError> {
+        let k = usize::from(d.0);
+        let expected = match self.given[k].take() {
+            Some(Given::Forced { .. }) => return Ok(None),
+            Some(Given::Exit { status, digest }) => Some((status, digest)),
+            // It may have ended without waiting to be told that it would.
+            None => match self.feed.peek(d)? {
+                None => None,
+                Some(Group::Exit { status, digest, .. }) => {
+                    let e = (*status, *digest);
+                    self.feed.take(d);
+                    Some(e)
+                }
+                Some(Group::ForcedExit { .. }) => {
+                    self.feed.take(d);
+                    return Ok(None);
+                }
+                Some(Group::Entries { .. }) => {
+                    let how = own.map(|e| e.status).or(status).map_or("for an unknown reason".to_owned(), describe_status);
+                    return Ok(Some(format!("it ended here ({how}), and in the log it went on")));
+                }
+            },
+        };
+        Ok(match (expected, own) {
+            // Beyond the log's end nothing can be compared.
+            (None, _) => None,
+            (Some((want, digest)), Some(own)) if own.status != want || own.digest != digest => Some(format!(
+                "it ended with {} and digest {:016x}, in the log with {} and {digest:016x}",
+                describe_status(own.status),
+                own.digest,
+                describe_status(want)
+            )),
+            (Some((want, _)), None) if status.is_some_and(|s| s != want) => Some(format!(
+                "it died here ({}), in the log it ended with {}",
+                status.map_or("?".to_owned(), describe_status),
+                describe_status(want)
+            )),
+            _ => None,
+        })
+    }
+
+    fn observe(&self, core: &Core) -> Observed {
+        let mut progress = [None; DOMAINS_MAX];
+        for d in core.live() {
+            progress[usize::from(d.id.0)] = Some(d.progress());
+        }
+        Observed { progress, given: self.groups }
+    }
+
+    /// Names a wait that will not end.
+    fn stuck(&mut self, core: &Core, still: Duration) -> Result<Option<String>, EngineError> {
+        if still > STALL_MAX {
+            let list: Vec<String> = core
+                .live()
+                .filter(|d| !d.waits_for_input())
+                .map(|d| format!("domain {} at point {}", d.id, d.progress()[1]))
+                .collect();
+            return Ok(Some(format!("nothing moved for {} s: {}", still.as_secs(), list.join(", "))));
+        }
+        if still > DEADLOCK_MAX && core.live().all(Domain::waits_for_input) {
+            for d in core.live() {
+                if let Some(Group::Entries { needs, .. }) = self.feed.peek(d.id)? {
+                    return Ok(Some(format!(
+                        "domain {} waits for what the log has next, and that needs what no other domain did: {needs:?}",
+                        d.id
+                    )));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn close_pipe(d: &mut Domain, pipe: ft_log::ids::PipeId) {
+    if !d.pipes_closed.contains(&pipe) {
+        d.pipes_closed.push(pipe);
+    }
+}
+
+fn is_met(need: &Need, domain: &Domain, children_gone: &[u64; DOMAINS_MAX]) -> bool {
+    match need {
+        Need::ChildGone { child, nth } => children_gone.get(usize::from(child.0)).is_some_and(|n| n >= nth),
+        Need::PipeBytes { pipe, upto } => {
+            domain.pipe_bytes.get(pipe).is_some_and(|n| n >= upto) || domain.pipes_closed.contains(pipe)
+        }
+        Need::PipeClosed { pipe } => domain.pipes_closed.contains(pipe),
+    }
+}
+
+/// A wait status in words.
+pub fn describe_status(status: i32) -> String {
+    if libc::WIFSIGNALED(status) {
+        format!("signal {}", libc::WTERMSIG(status))
+    } else {
+        format!("exit status {}", libc::WEXITSTATUS(status))
+    }
+}
+
+impl<S: Source> Part for Backup<S> {
+    fn drain(&mut self, core: &mut Core, d: DomainId) -> Result<bool, EngineError> {
+        for _ in 0..DRAIN_FRAMES_MAX {
+            let Core { domains, trace, refused, .. } = core;
+            let Some(domain) = domains[usize::from(d.0)].as_mut() else { return Ok(false) };
+            let exit = &mut domain.exit;
+            let handled = domain
+                .from_guest
+                .with_next(|frame| {
+                    let result = match FromGuest::decode(frame) {
+                        Err(e) => Err(EngineError::decode(d, e)),
+                        Ok(FromGuest::Entry(Entry::Exit { status, digest })) => {
+                            *exit = Some(Exit { status, digest, logged: true });
+                            Ok(None)
+                        }
+                        Ok(FromGuest::Entry(e)) => {
+                            Err(EngineError::Guest(format!("domain {d} follows a log and made an entry: {e:?}")))
+                        }
+                        Ok(FromGuest::Act(a)) => Core::common_act(trace, refused, d, &a).map(|done| {
+                            if let Act::Output { bytes, .. } = a {
+                                self.output_bytes += bytes.len() as u64;
+                            }
+                            if done { None } else { across(a) }
+                        }),
+                    };
+                    (true, result)
+                })
+                .map_err(EngineError::corrupt(d))?;
+            match handled {
+                None => return Ok(false),
+                Some(Ok(None)) => {}
+                Some(Ok(Some(a))) => self.on_across(core, d, a)?,
+                Some(Err(e)) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+
+    fn settle(&mut self, core: &mut Core, d: DomainId) -> Result<(), EngineError> {
+        if self.ended.is_some() {
+            return Ok(());
+        }
+        let Some(domain) = core.get_mut(d) else { return Ok(()) };
+        let own = domain.exit;
+        let status = domain.process.status();
+        if let Some(difference) = self.compare(d, own, status)? {
+            self.end(Ended::Diverged(format!("domain {d}: {difference}")));
+            return Ok(());
+        }
+        if d == SERVICE {
+            let status = status.or(own.map(|e| e.status)).unwrap_or(libc::SIGKILL);
+            self.end(Ended::Exited { status, logged: own.is_some() });
+            return Ok(());
+        }
+        self.children_gone[usize::from(d.0)] = [0; DOMAINS_MAX];
+        let Some(domain) = core.retire(d) else { return Ok(()) };
+        if let Some(p) = domain.parent {
+            self.children_gone[usize::from(p.0)][usize::from(d.0)] += 1;
+            if let Some(parent) = core.get_mut(p) {
+                for pipe in domain.pipes_open {
+                    close_pipe(parent, pipe);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_signal(&mut self, _: &mut Core, signo: u8, _: Instant) -> Result<(), EngineError> {
+        self.end(Ended::Interrupted(signo));
+        Ok(())
+    }
+
+    fn on_front(&mut self, _: Token, _: i32) {}
+
+    fn turn(&mut self, core: &mut Core, now: Instant) -> Result<bool, EngineError> {
+        let mut more = false;
+        self.poll = false;
+        for d in Core::ids() {
+            more |= self.give(core, d, now)?;
+        }
+        self.force(core, now);
+        Ok(more)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        (self.poll || self.end_seen).then(|| Instant::now() + END_POLL)
+    }
+
+    fn ended(&mut self, core: &Core, now: Instant) -> Result<Option<Ended>, EngineError> {
+        if self.ended.is_some() {
+            return Ok(self.ended.clone());
+        }
+        let observed = self.observe(core);
+        let still = match &self.still {
+            Some((o, since)) if *o == observed => now.saturating_duration_since(*since),
+            _ => {
+                self.still = Some((observed, now));
+                Duration::ZERO
+            }
+        };
+        // The log's end for all that live: then only ends that were given are waited for.
+        let mut at_end = true;
+        for d in core.live() {
+            at_end &= self.given[usize::from(d.id.0)].is_some() || self.feed.peek(d.id)?.is_none();
+        }
+        self.end_seen = at_end;
+        if at_end
+            && still >= END_POLL
+            && core.live().all(|d| d.waits_for_input() && !d.gone && self.given[usize::from(d.id.0)].is_none())
+        {
+            return Ok(Some(Ended::LogEnd));
+        }
+        Ok(self.stuck(core, still)?.map(Ended::Stuck))
+    }
+
+    fn add_stats(&self, s: &mut Stats) {
+        s.entries = self.feed.stats.entries;
+        s.input_bytes = self.feed.stats.input_bytes;
+        s.memory_checks = self.feed.stats.memory_checks;
+        s.output_bytes = self.output_bytes;
+        s.connections = self.connections_seen;
+    }
+}

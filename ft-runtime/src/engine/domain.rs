@@ -1,0 +1,145 @@
+//! One domain as the engine sees it: its slot of the segment, its process, what waits for room in its ring.
+
+use super::process::Process;
+use super::sys;
+use ft_log::codec::Writer;
+use ft_log::entry::{Entry, HEADER_BYTES_MAX};
+use ft_log::ids::{DomainId, LogIndex, PipeId};
+use ft_log::ring::{Consumer, Corrupt, Producer, SharedBytes};
+use ft_log::shared::{DomainControl, Segment, idle};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering;
+
+/// How a domain ended, in its own words or in the kernel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    pub status: i32,
+    pub digest: u64,
+    /// The domain said it itself.
+    pub logged: bool,
+}
+
+pub struct Domain {
+    pub id: DomainId,
+    pub parent: Option<DomainId>,
+    pub process: Box<dyn Process>,
+    control: &'static DomainControl,
+    to_guest: Producer<'static, SharedBytes>,
+    pub from_guest: Consumer<'static, SharedBytes>,
+    /// What didn't fit the ring, in order. While it holds anything nothing is pushed past it.
+    outbox: VecDeque<Box<[u8]>>,
+    outbox_bytes: usize,
+    pushed: bool,
+    /// Index of the last entry this domain made: what its acts depend on.
+    pub barrier: LogIndex,
+    /// The process has ended. Its ring may still hold messages.
+    pub gone: bool,
+    pub exit: Option<Exit>,
+    /// Pipes this domain has written to and not ended.
+    pub pipes_open: Vec<PipeId>,
+    /// Bytes of each pipe that other domains have written for this one to read.
+    pub pipe_bytes: HashMap<PipeId, u64>,
+    pub pipes_closed: Vec<PipeId>,
+}
+
+impl Domain {
+    /// # Safety
+    /// No other engine end of this slot's rings is in use.
+    pub unsafe fn new(segment: &Segment, id: DomainId, parent: Option<DomainId>, process: Box<dyn Process>) -> Self {
+        // SAFETY: the caller's promise.
+        let (to_guest, from_guest) = unsafe { (segment.to_guest_producer(id.0), segment.from_guest_consumer(id.0)) };
+        Self {
+            id,
+            parent,
+            process,
+            control: segment.domain(id.0),
+            to_guest,
+            from_guest,
+            outbox: VecDeque::new(),
+            outbox_bytes: 0,
+            pushed: false,
+            barrier: LogIndex(0),
+            gone: false,
+            exit: None,
+            pipes_open: Vec::new(),
+            pipe_bytes: HashMap::new(),
+            pipes_closed: Vec::new(),
+        }
+    }
+
+    /// Sends; keeps what doesn't fit now.
+    pub fn push(&mut self, head: &[u8], payload: &[u8]) -> Result<(), Corrupt> {
+        if self.outbox.is_empty() && self.to_guest.push(head, payload)? {
+            self.pushed = true;
+        } else {
+            self.outbox_bytes += head.len() + payload.len();
+            self.outbox.push_back([head, payload].concat().into());
+        }
+        Ok(())
+    }
+
+    pub fn push_entry(&mut self, entry: &Entry) -> Result<(), Corrupt> {
+        let mut head = [0; HEADER_BYTES_MAX];
+        let mut w = Writer::new(&mut head);
+        let payload = entry.encode(&mut w);
+        let n = w.len();
+        self.push(&head[..n], payload)
+    }
+
+    /// Moves what waited into the ring, then wakes the guest if anything was pushed since the last call.
+    pub fn flush(&mut self) -> Result<(), Corrupt> {
+        while let Some(frame) = self.outbox.front() {
+            if !self.to_guest.push(frame, &[])? {
+                break;
+            }
+            self.pushed = true;
+            self.outbox_bytes -= frame.len();
+            self.outbox.pop_front();
+        }
+        if std::mem::take(&mut self.pushed) && self.control.to_guest.must_wake_consumer() {
+            sys::futex_wake(&self.control.to_guest.consumer_waits.0);
+        }
+        Ok(())
+    }
+
+    /// After draining: the guest may wait for room.
+    pub fn wake_producer(&self) {
+        if self.control.from_guest.must_wake_producer() {
+            sys::futex_wake(&self.control.from_guest.producer_waits.0);
+        }
+    }
+
+    /// Bytes that wait for room in the ring.
+    pub fn backlog_bytes(&self) -> usize {
+        self.outbox_bytes
+    }
+
+    pub fn control(&self) -> &'static DomainControl {
+        self.control
+    }
+
+    /// The guest has taken everything and waits for more. True only for an instant unless we alone feed it.
+    pub fn waits_for_input(&self) -> bool {
+        self.outbox.is_empty()
+            && self.control.to_guest.is_drained()
+            && self.control.status.idle.0.load(Ordering::SeqCst) & idle::STATE_MASK == idle::IDLE
+            && self.control.to_guest.is_drained()
+    }
+
+    /// Changes whenever the domain gets on.
+    pub fn progress(&self) -> [u64; 3] {
+        let s = &self.control.status;
+        [s.calls.load(Ordering::Relaxed), s.point.load(Ordering::Relaxed), self.control.to_guest.released()]
+    }
+}
+
+/// Makes a slot as new for its next domain.
+pub fn reset_slot(control: &DomainControl) {
+    control.to_guest.reset();
+    control.from_guest.reset();
+    let s = &control.status;
+    s.idle.0.store(idle::BUSY, Ordering::SeqCst);
+    for word in [&s.idle_digest, &s.idle_clock_ns, &s.idle_deadline_ns, &s.calls, &s.point] {
+        word.store(0, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,316 @@
+//! The engine's part where the guest makes the log and talks to the world.
+
+use super::domain::Exit;
+use super::log::Log;
+use super::{Across, Core, DRAIN_FRAMES_MAX, Ended, EngineError, Part, Stats, across};
+use crate::front::{Front, Inbox, Token};
+use crate::logfile::End;
+use ft_log::codec::Writer;
+use ft_log::entry::{Act, DIGEST_FORCED, Entry, Event, FromGuest, HEADER_BYTES_MAX};
+use ft_log::ids::{DomainId, LogIndex};
+use nix::sys::epoll::Epoll;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// More waits for room in the guest's ring and nothing is read from connections.
+const BACKLOG_BYTES_MAX: usize = 1 << 20;
+/// After the service's end: for clients to get what it had said.
+const FLUSH_MAX: Duration = Duration::from_secs(60);
+/// The same once the kernel has it all and only acknowledgements are missing.
+const ACKNOWLEDGE_MAX: Duration = Duration::from_secs(2);
+/// A second interrupt within this time kills.
+const INTERRUPT_TWICE: Duration = Duration::from_secs(1);
+/// After the service's end: for its fork children to be gone.
+const CHILDREN_MAX: Duration = Duration::from_secs(10);
+const SERVICE: DomainId = DomainId(0);
+
+struct Ending {
+    status: i32,
+    logged: bool,
+    since: Instant,
+    finished: bool,
+}
+
+pub(super) struct Primary {
+    front: Front,
+    log: Box<dyn Log>,
+    entries: u64,
+    memory_checks: u64,
+    interrupted_at: Option<Instant>,
+    ending: Option<Ending>,
+    log_deadline: Option<Instant>,
+}
+
+/// Appends and pushes in one step.
+fn event(log: &mut dyn Log, core: &mut Core, entries: &mut u64, to: DomainId, event: &Event) -> Result<(), EngineError> {
+    let Some(domain) = core.get_mut(to).filter(|d| d.exit.is_none() && !d.gone) else { return Ok(()) };
+    let mut head = [0; HEADER_BYTES_MAX];
+    let mut w = Writer::new(&mut head);
+    let entry = Entry::Event(event.clone());
+    let payload = entry.encode(&mut w);
+    let n = w.len();
+    log.append(to, &head[..n], payload)?;
+    *entries += 1;
+    domain.push(&head[..n], payload).map_err(EngineError::corrupt(to))
+}
+
+struct ServiceInbox<'a> {
+    log: &'a mut dyn Log,
+    core: &'a mut Core,
+    entries: &'a mut u64,
+}
+
+impl Inbox for ServiceInbox<'_> {
+    fn event(&mut self, e: &Event) -> Result<(), EngineError> {
+        event(self.log, self.core, self.entries, SERVICE, e)
+    }
+
+    fn has_room(&self) -> bool {
+        self.core.get(SERVICE).is_some_and(|d| d.backlog_bytes() < BACKLOG_BYTES_MAX && d.exit.is_none() && !d.gone)
+    }
+}
+
+impl Primary {
+    pub fn new(epoll: Rc<Epoll>, log: Box<dyn Log>) -> Self {
+        Self {
+            front: Front::new(epoll),
+            log,
+            entries: 0,
+            memory_checks: 0,
+            interrupted_at: None,
+            ending: None,
+            log_deadline: None,
+        }
+    }
+
+    fn event(&mut self, core: &mut Core, to: DomainId, e: &Event) -> Result<(), EngineError> {
+        event(&mut *self.log, core, &mut self.entries, to, e)
+    }
+
+    /// One message of a domain. `frame` is its encoding.
+    fn message(
+        &mut self,
+        d: DomainId,
+        barrier: &mut LogIndex,
+        exit: &mut Option<Exit>,
+        frame: &[u8],
+        message: FromGuest,
+    ) -> Result<Option<Across>, EngineError> {
+        let act = match message {
+            FromGuest::Entry(e) => {
+                match e {
+                    Entry::Applied(_) | Entry::Passed { .. } | Entry::Recorded { .. } => {}
+                    Entry::Memory { .. } => self.memory_checks += 1,
+                    Entry::Exit { status, digest } => *exit = Some(Exit { status, digest, logged: true }),
+                    Entry::Event(_) | Entry::GoLive { .. } => {
+                        return Err(EngineError::Guest(format!("domain {d} made an entry that only the engine makes: {e:?}")));
+                    }
+                }
+                *barrier = self.log.append(d, frame, &[])?;
+                self.entries += 1;
+                return Ok(None);
+            }
+            FromGuest::Act(act) => act,
+        };
+        let barrier = *barrier;
+        match act {
+            // Inherited connections are the service's; in a child they can only be closed, which changes nothing.
+            Act::Close { .. } | Act::Unlisten { .. } | Act::Consumed { .. } if d != SERVICE => {}
+            Act::Output { conn, .. } | Act::Shutdown { conn } if d != SERVICE => {
+                return Err(EngineError::Guest(format!("domain {d}, a fork child, used connection {conn} of the service")));
+            }
+            Act::Listen { address, .. } if d != SERVICE => {
+                return Err(EngineError::Guest(format!("domain {d}, a fork child, listens on {address}")));
+            }
+            Act::Output { conn, bytes } => self.front.output(conn, bytes, barrier)?,
+            Act::Consumed { conn, upto } => self.front.consumed(conn, upto)?,
+            Act::Shutdown { conn } => self.front.shutdown(conn, barrier)?,
+            Act::Close { conn, reset } => self.front.close(conn, reset, barrier)?,
+            Act::Listen { listener, address, backlog, v6only } => self.front.listen(listener, address, backlog, v6only)?,
+            Act::Unlisten { listener } => self.front.unlisten(listener),
+            Act::Option { conn, level, name, value } => self.front.option(conn, level, name, value),
+            Act::Live { point } => tracing::warn!(%point, "the guest says it went live; it was not following"),
+            other => return Ok(across(other)),
+        }
+        Ok(None)
+    }
+
+    fn on_across(&mut self, core: &mut Core, d: DomainId, a: Across) -> Result<(), EngineError> {
+        match a {
+            Across::Fork { child, host_pid, guest_pid } => {
+                tracing::debug!(parent = %d, %child, host_pid, guest_pid, "fork");
+                core.fork(d, child, host_pid)
+            }
+            Across::PipeOutput { pipe, bytes } => {
+                if let Some(domain) = core.get_mut(d)
+                    && !domain.pipes_open.contains(&pipe)
+                {
+                    domain.pipes_open.push(pipe);
+                }
+                match core.pipe_peer(d)? {
+                    Some(peer) => self.event(core, peer, &Event::PipeData { pipe, bytes: &bytes }),
+                    None => Ok(()),
+                }
+            }
+            Across::PipeEnd { pipe } => {
+                if let Some(domain) = core.get_mut(d) {
+                    domain.pipes_open.retain(|p| *p != pipe);
+                }
+                match core.pipe_peer(d)? {
+                    Some(peer) => self.event(core, peer, &Event::PipeClosed { pipe }),
+                    None => Ok(()),
+                }
+            }
+            Across::Kill { domain, signo } => self.event(core, domain, &Event::Signal { signo }),
+            Across::Diverged(text) => Err(EngineError::Guest(format!("domain {d} compares itself with a log it makes itself: {text}"))),
+        }
+    }
+
+    /// The exit of a domain whose process is gone: its own entry, or one made for it.
+    fn exit_of(&mut self, core: &mut Core, d: DomainId) -> Result<Exit, EngineError> {
+        let Some(domain) = core.get_mut(d) else {
+            return Err(EngineError::Guest(format!("domain {d} is gone twice")));
+        };
+        if let Some(exit) = domain.exit {
+            return Ok(exit);
+        }
+        let status = domain.process.status().unwrap_or_else(|| {
+            tracing::warn!(domain = %d, "nobody knows how it ended; taken as killed");
+            libc::SIGKILL
+        });
+        let exit = Exit { status, digest: DIGEST_FORCED, logged: false };
+        domain.exit = Some(exit);
+        self.log.note(&format!("domain {d} died without saying so (forced exit), wait status {status:#x}"))?;
+        Ok(exit)
+    }
+
+    fn settle_service(&mut self, core: &mut Core) -> Result<(), EngineError> {
+        if self.ending.is_some() {
+            return Ok(());
+        }
+        let exit = self.exit_of(core, SERVICE)?;
+        let domain = core.get_mut(SERVICE).expect("settled only while in the table");
+        // The process's word where it has one: the guest may say "exit 0" and be killed on its way out.
+        let status = domain.process.status().unwrap_or(exit.status);
+        let barrier = domain.barrier;
+        self.front.close_all(barrier);
+        for d in core.live().filter(|d| d.id != SERVICE) {
+            d.process.kill();
+        }
+        self.ending = Some(Ending { status, logged: exit.logged, since: Instant::now(), finished: false });
+        Ok(())
+    }
+}
+
+impl Part for Primary {
+    fn drain(&mut self, core: &mut Core, d: DomainId) -> Result<bool, EngineError> {
+        for _ in 0..DRAIN_FRAMES_MAX {
+            let Core { domains, trace, refused, .. } = core;
+            let Some(domain) = domains[usize::from(d.0)].as_mut() else { return Ok(false) };
+            let (barrier, exit) = (&mut domain.barrier, &mut domain.exit);
+            let handled = domain
+                .from_guest
+                .with_next(|frame| {
+                    let result = match FromGuest::decode(frame) {
+                        Err(e) => Err(EngineError::decode(d, e)),
+                        Ok(FromGuest::Act(a)) => match Core::common_act(trace, refused, d, &a) {
+                            Ok(true) => Ok(None),
+                            Ok(false) => self.message(d, barrier, exit, frame, FromGuest::Act(a)),
+                            Err(e) => Err(e),
+                        },
+                        Ok(m) => self.message(d, barrier, exit, frame, m),
+                    };
+                    (true, result)
+                })
+                .map_err(EngineError::corrupt(d))?;
+            match handled {
+                None => return Ok(false),
+                Some(Ok(None)) => {}
+                Some(Ok(Some(a))) => self.on_across(core, d, a)?,
+                Some(Err(e)) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+
+    fn settle(&mut self, core: &mut Core, d: DomainId) -> Result<(), EngineError> {
+        if d == SERVICE {
+            return self.settle_service(core);
+        }
+        let exit = self.exit_of(core, d)?;
+        if !exit.logged {
+            let mut head = [0; HEADER_BYTES_MAX];
+            let mut w = Writer::new(&mut head);
+            Entry::Exit { status: exit.status, digest: exit.digest }.encode(&mut w);
+            let n = w.len();
+            self.log.append(d, &head[..n], &[])?;
+            self.entries += 1;
+        }
+        let Some(domain) = core.retire(d) else { return Ok(()) };
+        if let Some(parent) = domain.parent {
+            // A child that was killed can't say that its pipes are closed.
+            for pipe in &domain.pipes_open {
+                self.event(core, parent, &Event::PipeClosed { pipe: *pipe })?;
+            }
+            self.event(core, parent, &Event::ChildExit { child: d, status: exit.status })?;
+        }
+        Ok(())
+    }
+
+    fn on_signal(&mut self, core: &mut Core, signo: u8, now: Instant) -> Result<(), EngineError> {
+        if i32::from(signo) == libc::SIGINT {
+            if self.interrupted_at.is_some_and(|at| now - at < INTERRUPT_TWICE) {
+                tracing::warn!("interrupted twice: killing the guest");
+                core.kill_all();
+            }
+            self.interrupted_at = Some(now);
+        }
+        self.event(core, SERVICE, &Event::Signal { signo })
+    }
+
+    fn on_front(&mut self, token: Token, events: i32) {
+        match token {
+            Token::Listener(l) => self.front.on_listener(l),
+            Token::Connection(c) => self.front.on_connection(c, events),
+            Token::Doorbell | Token::Signals | Token::Process(_) => {}
+        }
+    }
+
+    fn turn(&mut self, core: &mut Core, now: Instant) -> Result<bool, EngineError> {
+        let committed = self.log.committed();
+        let mut inbox = ServiceInbox { log: &mut *self.log, core, entries: &mut self.entries };
+        let more = self.front.turn(&mut inbox, committed, now)?;
+        self.log_deadline = self.log.turn(now)?;
+        Ok(more)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let ending = self.ending.as_ref().map(|_| Instant::now() + Duration::from_millis(5));
+        [self.front.deadline(), self.log_deadline, ending].into_iter().flatten().min()
+    }
+
+    fn ended(&mut self, core: &Core, now: Instant) -> Result<Option<Ended>, EngineError> {
+        let Some(e) = &mut self.ending else { return Ok(None) };
+        let waited = now.saturating_duration_since(e.since);
+        let children_gone = core.live().all(|d| d.id == SERVICE) || waited > CHILDREN_MAX;
+        let flushed = self.front.connections() == 0
+            || waited > FLUSH_MAX
+            || (self.front.is_flushed() && waited > ACKNOWLEDGE_MAX);
+        if !children_gone || !flushed {
+            return Ok(None);
+        }
+        let (status, logged) = (e.status, e.logged);
+        if !std::mem::replace(&mut e.finished, true) {
+            self.log.finish(End::Exited { status, logged })?;
+        }
+        Ok(Some(Ended::Exited { status, logged }))
+    }
+
+    fn add_stats(&self, s: &mut Stats) {
+        s.entries = self.entries;
+        s.memory_checks = self.memory_checks;
+        s.connections = self.front.stats.accepted;
+        s.input_bytes = self.front.stats.input_bytes;
+        s.output_bytes = self.front.stats.output_bytes;
+    }
+}

@@ -1,0 +1,108 @@
+//! System calls without a safe wrapper at hand. Thin: no decisions here.
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+/// Wakes one sleeper on a word that another process maps too.
+pub fn futex_wake(word: &AtomicU32) {
+    // SAFETY: FUTEX_WAKE only uses the word's address, which is valid by the reference.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+}
+
+/// Bytes (a FIN counts as one) given to the kernel that the peer has not acknowledged.
+pub fn unacknowledged(socket: BorrowedFd) -> io::Result<u64> {
+    let mut n: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (= TIOCOUTQ) writes one int to the address given.
+    let r = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut n) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(n.max(0) as u64) }
+}
+
+/// A descriptor that becomes readable when the process ends.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes no memory; a non-negative result is a new descriptor that nobody else owns.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as i32)) }
+    }
+}
+
+pub fn pidfd_kill(pidfd: BorrowedFd, signo: i32) -> io::Result<()> {
+    // SAFETY: the signal info pointer may be null; nothing else is passed by address.
+    let r = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signo, std::ptr::null::<u8>(), 0)
+    };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `waitpid` that doesn't wait: the raw status once the child has ended. It is reaped by that.
+pub fn reap(pid: i32) -> io::Result<Option<i32>> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one int to `status`.
+    let r = unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) };
+    match r {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        _ => Ok(Some(status)),
+    }
+}
+
+/// Sets an integer option by number, as the guest named it.
+pub fn set_option(socket: BorrowedFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+    // SAFETY: the kernel reads one int from `value`.
+    let r = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Raises the descriptor limit of this process as far as it goes. What it can't have shows later as EMFILE.
+pub fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let most = hard.max(DESCRIPTORS_MAX);
+        if setrlimit(Resource::RLIMIT_NOFILE, most, most).is_err() {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+        }
+    }
+}
+
+const DESCRIPTORS_MAX: u64 = 1 << 17;
+
+/// Signals that `ft` itself gets and hands to the guest.
+pub const FORWARDED: [Signal; 6] =
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+
+static SIGNAL_PIPE: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn on_signal(signo: libc::c_int) {
+    let byte = signo as u8;
+    // SAFETY: write and the errno location are async-signal-safe; errno is restored for the code interrupted.
+    unsafe {
+        let errno = *libc::__errno_location();
+        libc::write(SIGNAL_PIPE.load(Ordering::Relaxed), (&raw const byte).cast(), 1);
+        *libc::__errno_location() = errno;
+    }
+}
+
+/// Catches [`FORWARDED`] for the rest of the process's life; their numbers arrive as bytes at the descriptor.
+///
+/// Handlers, not a blocked mask: exec resets handlers, and a mask would have to be undone in the guest.
+pub fn catch_signals() -> io::Result<OwnedFd> {
+    use nix::fcntl::OFlag;
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    SIGNAL_PIPE.store(std::os::fd::IntoRawFd::into_raw_fd(write), Ordering::Relaxed);
+    let action = SigAction::new(SigHandler::Handler(on_signal), SaFlags::SA_RESTART, SigSet::empty());
+    for s in FORWARDED {
+        // SAFETY: the handler is async-signal-safe (see there) and its descriptor was stored before and stays open.
+        unsafe { sigaction(s, &action) }?;
+    }
+    Ok(read)
+}

@@ -1,0 +1,61 @@
+//! A listening socket of the service.
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+pub struct Listener {
+    socket: TcpListener,
+    /// There may be a connection to accept.
+    pub ready: bool,
+}
+
+/// What an accept brought.
+pub enum Accepted {
+    Connection { socket: TcpStream, peer: SocketAddr, local: SocketAddr },
+    /// Nobody waits.
+    Empty,
+    /// The engine has no descriptor or memory left: ask later.
+    Exhausted(io::Error),
+    /// That one connection was gone again: ask at once.
+    Lost,
+}
+
+impl Listener {
+    pub fn bind(address: SocketAddr, backlog: u32, v6only: bool) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(v6only)?;
+        }
+        socket.bind(&SockAddr::from(address))?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        Ok(Self { socket: socket.into(), ready: true })
+    }
+
+    pub fn socket(&self) -> &TcpListener {
+        &self.socket
+    }
+
+    pub fn accept(&self) -> Accepted {
+        match self.socket.accept() {
+            Ok((socket, peer)) => {
+                // The engine gathers output itself; Nagle on top of it only delays.
+                let ready = socket.set_nodelay(true).and_then(|()| socket.local_addr());
+                match ready {
+                    Ok(local) => Accepted::Connection { socket, peer, local },
+                    Err(_) => Accepted::Lost,
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Accepted::Empty,
+            Err(e)
+                if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) =>
+            {
+                Accepted::Exhausted(e)
+            }
+            // ECONNABORTED, EINTR and the network errors that accept(2) passes on.
+            Err(_) => Accepted::Lost,
+        }
+    }
+}

@@ -1,0 +1,471 @@
+//! The service's real sockets: listeners, connections, and how they become events for the guest.
+//!
+//! Laws: an event goes to the log and to the guest's ring in one step ([`Inbox`]) and in the order of arrival; no
+//! more than `RX_WINDOW_BYTES` of a connection are ahead of the guest; nothing of the guest leaves before the output
+//! rule lets it. Everything here is bounded: connections by CONNECTIONS_MAX, input by the windows and by the inbox's
+//! room, output by `TX_WINDOW_BYTES`.
+
+pub mod connection;
+pub mod listener;
+pub mod send_queue;
+
+use crate::engine::EngineError;
+use connection::{Connection, Filled, Pumped};
+use ft_log::entry::{Event, PAYLOAD_BYTES_MAX};
+use ft_log::ids::{ConnId, ListenerId, LogIndex};
+use listener::{Accepted, Listener};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Real connections at a time; more wait in the kernel's accept queue.
+pub const CONNECTIONS_MAX: usize = 60_000;
+const LISTENERS_MAX: usize = 1024;
+const ACCEPTS_PER_TURN: usize = 256;
+/// Reads of one connection before the next has its turn.
+const READS_PER_TURN: usize = 4;
+/// Until a listener that found no descriptor tries again.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where events go: the log first, then the guest's ring.
+pub trait Inbox {
+    fn event(&mut self, event: &Event) -> Result<(), EngineError>;
+    /// Reading more makes sense.
+    fn has_room(&self) -> bool;
+}
+
+/// Whose descriptor an epoll event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    Doorbell,
+    Signals,
+    Process(u16),
+    Listener(ListenerId),
+    Connection(ConnId),
+}
+
+impl Token {
+    pub fn encode(self) -> u64 {
+        let (kind, id) = match self {
+            Self::Doorbell => (0, 0),
+            Self::Signals => (1, 0),
+            Self::Process(d) => (2, d.into()),
+            Self::Listener(l) => (3, l.0),
+            Self::Connection(c) => (4, c.0),
+        };
+        kind << 32 | u64::from(id)
+    }
+
+    /// Only for what `encode` made.
+    pub fn decode(v: u64) -> Self {
+        let id = v as u32;
+        match v >> 32 {
+            0 => Self::Doorbell,
+            1 => Self::Signals,
+            2 => Self::Process(id as u16),
+            3 => Self::Listener(ListenerId(id)),
+            4 => Self::Connection(ConnId(id)),
+            _ => unreachable!("epoll returned data that was never given to it"),
+        }
+    }
+}
+
+/// Connection numbers are our own and consecutive: one multiplication spreads them.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("ids are u32")
+    }
+
+    fn write_u32(&mut self, n: u32) {
+        self.0 = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrontStats {
+    pub accepted: u64,
+    pub input_bytes: u64,
+    pub output_bytes: u64,
+}
+
+pub struct Front {
+    epoll: Rc<Epoll>,
+    listeners: HashMap<ListenerId, Listener>,
+    connections: HashMap<ConnId, Connection, BuildHasherDefault<IdHasher>>,
+    last_conn: ConnId,
+    /// To read; each at most once.
+    ready: VecDeque<ConnId>,
+    /// To write; each at most once.
+    dirty: Vec<ConnId>,
+    /// Held by the output rule.
+    held: Vec<ConnId>,
+    committed: LogIndex,
+    /// Acknowledgements are looked at.
+    watch: Vec<ConnId>,
+    lingering: BinaryHeap<Reverse<(Instant, ConnId)>>,
+    accept_again: Option<Instant>,
+    buffer: Box<[u8]>,
+    pub stats: FrontStats,
+}
+
+impl Front {
+    pub fn new(epoll: Rc<Epoll>) -> Self {
+        Self {
+            epoll,
+            listeners: HashMap::new(),
+            connections: HashMap::default(),
+            last_conn: ConnId(0),
+            ready: VecDeque::new(),
+            dirty: Vec::new(),
+            held: Vec::new(),
+            committed: LogIndex(0),
+            watch: Vec::new(),
+            lingering: BinaryHeap::new(),
+            accept_again: None,
+            buffer: vec![0; PAYLOAD_BYTES_MAX].into(),
+            stats: FrontStats::default(),
+        }
+    }
+
+    // What the guest asks.
+
+    pub fn listen(
+        &mut self,
+        id: ListenerId,
+        address: SocketAddr,
+        backlog: u32,
+        v6only: bool,
+    ) -> Result<(), EngineError> {
+        if self.listeners.len() >= LISTENERS_MAX {
+            return Err(EngineError::Guest(format!("it has more than {LISTENERS_MAX} listening sockets")));
+        }
+        let listener = Listener::bind(address, backlog, v6only)
+            .map_err(|source| EngineError::Listen { address, source })?;
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        self.epoll
+            .add(listener.socket(), EpollEvent::new(flags, Token::Listener(id).encode()))
+            .map_err(|e| EngineError::system("watching a listening socket", e))?;
+        tracing::debug!(%address, listener = %id, "listening");
+        self.listeners.insert(id, listener);
+        Ok(())
+    }
+
+    pub fn unlisten(&mut self, id: ListenerId) {
+        self.listeners.remove(&id);
+    }
+
+    /// Where a listener really listens.
+    pub fn listen_address(&self, id: ListenerId) -> Option<SocketAddr> {
+        self.listeners.get(&id)?.socket().local_addr().ok()
+    }
+
+    pub fn output(&mut self, id: ConnId, bytes: &[u8], barrier: LogIndex) -> Result<(), EngineError> {
+        self.stats.output_bytes += bytes.len() as u64;
+        // It may be over already on our side, never on the guest's: ids are not reused.
+        let Some(c) = self.connections.get_mut(&id) else { return self.known(id) };
+        c.send(bytes, barrier).map_err(|()| {
+            EngineError::Guest(format!(
+                "it sent {} bytes on connection {id} beyond its window or after its end (end {}, acknowledged {})",
+                bytes.len(),
+                c.output().end(),
+                c.output().acked()
+            ))
+        })?;
+        self.touch(id);
+        Ok(())
+    }
+
+    pub fn shutdown(&mut self, id: ConnId, barrier: LogIndex) -> Result<(), EngineError> {
+        let Some(c) = self.connections.get_mut(&id) else { return self.known(id) };
+        c.shutdown(barrier);
+        self.touch(id);
+        Ok(())
+    }
+
+    pub fn close(&mut self, id: ConnId, reset: bool, barrier: LogIndex) -> Result<(), EngineError> {
+        let Some(c) = self.connections.get_mut(&id) else { return self.known(id) };
+        c.close(reset, barrier);
+        self.touch(id);
+        Ok(())
+    }
+
+    pub fn consumed(&mut self, id: ConnId, upto: u64) -> Result<(), EngineError> {
+        let Some(c) = self.connections.get_mut(&id) else { return self.known(id) };
+        let resume = c.consume(upto).map_err(|()| {
+            EngineError::Guest(format!("it read {upto} bytes of connection {id}, which had {}", c.received()))
+        })?;
+        if resume {
+            Self::queue(&mut self.ready, c, id);
+        }
+        Ok(())
+    }
+
+    pub fn option(&mut self, id: ConnId, level: u16, name: u16, value: i32) {
+        let Some(socket) = self.connections.get(&id).and_then(|c| c.socket()) else { return };
+        let (level, name) = (i32::from(level), i32::from(name));
+        if !is_passed_on(level, name) {
+            tracing::debug!(conn = %id, level, name, value, "socket option not passed on");
+        } else if let Err(e) = crate::engine::sys::set_option(socket.as_fd(), level, name, value) {
+            tracing::debug!(conn = %id, level, name, value, "socket option refused by the kernel: {e}");
+        }
+    }
+
+    /// The guest ended: what it held is closed as the kernel would.
+    pub fn close_all(&mut self, barrier: LogIndex) {
+        self.listeners.clear();
+        let ids: Vec<ConnId> = self.connections.keys().copied().collect();
+        for id in ids {
+            if let Some(c) = self.connections.get_mut(&id) {
+                c.close(false, barrier);
+            }
+            self.touch(id);
+        }
+    }
+
+    /// The kernel has all of the guest's output.
+    pub fn is_flushed(&self) -> bool {
+        !self.connections.values().any(Connection::is_unwritten)
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    fn known(&self, id: ConnId) -> Result<(), EngineError> {
+        if id.0 == 0 || id > self.last_conn {
+            return Err(EngineError::Guest(format!("it uses connection {id}, which never was")));
+        }
+        Ok(())
+    }
+
+    fn touch(&mut self, id: ConnId) {
+        if let Some(c) = self.connections.get_mut(&id)
+            && !std::mem::replace(&mut c.in_dirty, true)
+        {
+            self.dirty.push(id);
+        }
+    }
+
+    fn queue(ready: &mut VecDeque<ConnId>, c: &mut Connection, id: ConnId) {
+        if c.wants_read() && !std::mem::replace(&mut c.in_ready, true) {
+            ready.push_back(id);
+        }
+    }
+
+    // What the kernel says.
+
+    pub fn on_listener(&mut self, id: ListenerId) {
+        if let Some(l) = self.listeners.get_mut(&id) {
+            l.ready = true;
+        }
+    }
+
+    pub fn on_connection(&mut self, id: ConnId, events: i32) {
+        let Some(c) = self.connections.get_mut(&id) else { return };
+        c.on_epoll(events);
+        Self::queue(&mut self.ready, c, id);
+        let ended = events & (libc::EPOLLHUP | libc::EPOLLERR) != 0 && !c.is_held_by_guest();
+        if ended || (events & libc::EPOLLOUT != 0 && c.is_unwritten()) {
+            self.touch(id);
+        }
+    }
+
+    /// One round: accepts, reads, writes, acknowledgements. True: there is more to do at once.
+    pub fn turn(&mut self, inbox: &mut dyn Inbox, committed: LogIndex, now: Instant) -> Result<bool, EngineError> {
+        let mut more = self.accept(inbox, now)?;
+        more |= self.read(inbox)?;
+        self.write(committed, now);
+        self.acknowledge(inbox, now)?;
+        Ok(more)
+    }
+
+    fn accept(&mut self, inbox: &mut dyn Inbox, now: Instant) -> Result<bool, EngineError> {
+        if self.accept_again.is_some_and(|at| now < at) {
+            return Ok(false);
+        }
+        self.accept_again = None;
+        let mut left = ACCEPTS_PER_TURN;
+        for (lid, l) in &mut self.listeners {
+            while l.ready && left > 0 && inbox.has_room() {
+                left -= 1;
+                if self.connections.len() >= CONNECTIONS_MAX {
+                    self.accept_again = Some(now + EXHAUSTED_PAUSE);
+                    return Ok(false);
+                }
+                match l.accept() {
+                    Accepted::Empty => l.ready = false,
+                    Accepted::Lost => {}
+                    Accepted::Exhausted(e) => {
+                        tracing::warn!("cannot accept: {e}; {} connections are open, raise the descriptor limit", self.connections.len());
+                        self.accept_again = Some(now + EXHAUSTED_PAUSE);
+                        return Ok(false);
+                    }
+                    Accepted::Connection { socket, peer, local } => {
+                        let id = self.last_conn.next();
+                        let flags =
+                            EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+                        if let Err(e) = self.epoll.add(&socket, EpollEvent::new(flags, Token::Connection(id).encode())) {
+                            tracing::warn!("cannot watch a new connection: {e}");
+                            continue;
+                        }
+                        self.last_conn = id;
+                        inbox.event(&Event::Accept { listener: *lid, conn: id, peer, local })?;
+                        self.stats.accepted += 1;
+                        let mut c = Connection::new(socket, now);
+                        // Data often came with the handshake's end: look without waiting for an edge.
+                        Self::queue(&mut self.ready, &mut c, id);
+                        self.connections.insert(id, c);
+                    }
+                }
+            }
+        }
+        Ok(left == 0)
+    }
+
+    fn read(&mut self, inbox: &mut dyn Inbox) -> Result<bool, EngineError> {
+        for _ in 0..self.ready.len() {
+            if !inbox.has_room() {
+                // The guest must take some first; its answer or the timer of a full ring starts us again.
+                return Ok(false);
+            }
+            let Some(id) = self.ready.pop_front() else { break };
+            let Some(c) = self.connections.get_mut(&id) else { continue };
+            c.in_ready = false;
+            let mut again = true;
+            for _ in 0..READS_PER_TURN {
+                if !c.wants_read() {
+                    again = false;
+                    break;
+                }
+                match c.fill(&mut self.buffer) {
+                    Filled::Data(0) => {}
+                    Filled::Data(n) => {
+                        self.stats.input_bytes += n as u64;
+                        inbox.event(&Event::Data { conn: id, bytes: &self.buffer[..n] })?;
+                    }
+                    Filled::Blocked | Filled::Full => {
+                        again = false;
+                        break;
+                    }
+                    Filled::Fin => {
+                        inbox.event(&Event::Fin { conn: id })?;
+                        c.end_input();
+                    }
+                    Filled::Reset(errno) => {
+                        inbox.event(&Event::Reset { conn: id, errno })?;
+                        c.drop_socket();
+                    }
+                }
+            }
+            if again {
+                Self::queue(&mut self.ready, c, id);
+            }
+        }
+        Ok(!self.ready.is_empty())
+    }
+
+    fn write(&mut self, committed: LogIndex, now: Instant) {
+        if committed != self.committed {
+            self.committed = committed;
+            for id in std::mem::take(&mut self.held) {
+                if let Some(c) = self.connections.get_mut(&id) {
+                    c.in_held = false;
+                }
+                self.touch(id);
+            }
+        }
+        while let Some(Reverse((at, id))) = self.lingering.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.lingering.pop();
+            if let Some(c) = self.connections.get_mut(&id) {
+                c.in_lingering = false;
+            }
+            self.touch(id);
+        }
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(c) = self.connections.get_mut(&id) else { continue };
+            c.in_dirty = false;
+            match c.pump(committed, now) {
+                Pumped::Settled => {}
+                Pumped::Held => {
+                    if !std::mem::replace(&mut c.in_held, true) {
+                        self.held.push(id);
+                    }
+                }
+                Pumped::Lingers(at) => {
+                    if !std::mem::replace(&mut c.in_lingering, true) {
+                        self.lingering.push(Reverse((at, id)));
+                    }
+                }
+                Pumped::Over => {
+                    self.connections.remove(&id);
+                    continue;
+                }
+            }
+            // A failed write shows as something to read.
+            Self::queue(&mut self.ready, c, id);
+            if c.wants_acks() && !std::mem::replace(&mut c.in_watch, true) {
+                self.watch.push(id);
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, inbox: &mut dyn Inbox, now: Instant) -> Result<(), EngineError> {
+        let mut k = 0;
+        while let Some(id) = self.watch.get(k).copied() {
+            let keep = match self.connections.get_mut(&id) {
+                None => false,
+                Some(c) => {
+                    if c.wants_acks()
+                        && let Some(upto) = c.sample(now)
+                    {
+                        inbox.event(&Event::Acked { conn: id, upto })?;
+                    }
+                    c.in_watch = c.wants_acks();
+                    c.in_watch
+                }
+            };
+            if keep {
+                k += 1;
+            } else {
+                self.watch.swap_remove(k);
+            }
+        }
+        Ok(())
+    }
+
+    /// When `turn` is due again without anything happening.
+    pub fn deadline(&self) -> Option<Instant> {
+        let watch = self.watch.iter().filter_map(|id| self.connections.get(id)).map(Connection::ack_at).min();
+        let linger = self.lingering.peek().map(|Reverse((at, _))| *at);
+        [watch, linger, self.accept_again].into_iter().flatten().min()
+    }
+}
+
+/// Options whose effect is on the wire or on what the kernel tells us; all others live in the guest.
+fn is_passed_on(level: i32, name: i32) -> bool {
+    matches!(
+        (level, name),
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE | libc::SO_PRIORITY)
+            | (
+                libc::IPPROTO_TCP,
+                libc::TCP_KEEPIDLE | libc::TCP_KEEPINTVL | libc::TCP_KEEPCNT | libc::TCP_USER_TIMEOUT
+            )
+            | (libc::IPPROTO_IP, libc::IP_TOS)
+            | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+    )
+}

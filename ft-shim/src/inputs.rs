@@ -1,0 +1,524 @@
+//! Input points: where a domain notices the outside. The only place where the two hosts differ.
+//!
+//! On the primary an input point takes what the engine has put into the ring, and says so in the log. On the backup
+//! it waits until the log says what the primary took there, and takes the same. Before anything leaves the domain
+//! the log covers every input point passed so far: not having seen something is an input too.
+
+use crate::channel::Channel;
+use crate::kernel::Kernel;
+use crate::raw::host_clock_ns;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Write;
+use core::sync::atomic::{AtomicU64, Ordering};
+use ft_log::entry::{Act, Applied, ClockSample, Entry, Event, FromGuest, HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use ft_log::ids::InputPoint;
+use ft_log::shared::idle;
+
+/// Signals that were sent to this process directly (bit n-1 = signal n), until an input point takes them.
+pub static DIRECT_SIGNALS: AtomicU64 = AtomicU64::new(0);
+
+/// Events taken at one input point at most.
+const EVENTS_MAX: u32 = 4096;
+/// A poll that finds the clock sample older than this logs a fresh one.
+const GRAIN_NS: u64 = 1_000_000;
+/// Real time is taken over into the log when it has moved by more than this against monotonic time.
+const REALTIME_STEP_NS: u64 = 1_000_000;
+const CLOCK_REALTIME: i32 = 0;
+const CLOCK_MONOTONIC: i32 = 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Makes the log.
+    Primary,
+    /// Follows the log.
+    Backup,
+}
+
+pub struct Inputs {
+    channel: Channel,
+    pub mode: Mode,
+    /// The input point the domain is at or has last passed.
+    point: u64,
+    /// Up to here the log says what was seen.
+    logged: u64,
+    buffer: Box<[u8]>,
+    /// What the domain's clock is ahead of the host's.
+    ahead_ns: u64,
+    memory_every: u64,
+    idles: u64,
+    empty_reads: u32,
+}
+
+/// The head of the ring to a backup.
+enum Head {
+    Applied(Applied),
+    Passed(u64),
+    Memory(u64, u64, u64),
+    GoLive(u64),
+    Exit(i32, u64),
+    Recorded,
+    Event,
+}
+
+impl Inputs {
+    pub fn open(domain: u16) -> Self {
+        let channel = Channel::open(domain);
+        let header = channel.segment().header();
+        let mode = match header.role.load(Ordering::Relaxed) {
+            ft_log::shared::role::BACKUP => Mode::Backup,
+            _ => Mode::Primary,
+        };
+        let memory_every = header.memory_every.load(Ordering::Relaxed);
+        let buffer = alloc::vec![0u8; PAYLOAD_BYTES_MAX + HEADER_BYTES_MAX].into_boxed_slice();
+        Self {
+            channel,
+            mode,
+            point: 0,
+            logged: 0,
+            buffer,
+            ahead_ns: 0,
+            memory_every,
+            idles: 0,
+            empty_reads: 0,
+        }
+    }
+
+    pub fn is_primary(&self) -> bool {
+        self.mode == Mode::Primary
+    }
+
+    pub fn point(&self) -> u64 {
+        self.point
+    }
+
+    /// Counts a read that found nothing; how many there were since the last input point.
+    pub fn empty_read(&mut self) -> u32 {
+        self.empty_reads += 1;
+        self.empty_reads
+    }
+
+    fn head(&mut self) -> Option<Head> {
+        self.channel.peek(|e| match e {
+            Entry::Applied(a) => Head::Applied(a),
+            Entry::Passed { point } => Head::Passed(point.0),
+            Entry::Memory { point, hash, pages } => Head::Memory(point.0, hash, pages),
+            Entry::GoLive { monotonic_ns_min } => Head::GoLive(monotonic_ns_min),
+            Entry::Exit { status, digest } => Head::Exit(status, digest),
+            Entry::Recorded { .. } => Head::Recorded,
+            Entry::Event(_) => Head::Event,
+        })
+    }
+
+    fn drop_head(&mut self) {
+        self.channel.pop(&mut self.buffer);
+    }
+
+    /// Shows the engine where the domain waits.
+    fn publish(&self, state: u64, deadline: u64, clock: u64, digest: u64) {
+        let s = &self.channel.control().status;
+        s.idle_deadline_ns.store(deadline, Ordering::Relaxed);
+        s.idle_clock_ns.store(clock, Ordering::Relaxed);
+        s.idle_digest.store(digest, Ordering::Relaxed);
+        s.idle.0.store(self.point << 2 | state, Ordering::Release);
+    }
+
+    fn send_entry(&mut self, e: Entry) {
+        self.channel.send(&FromGuest::Entry(e));
+    }
+}
+
+impl Kernel {
+    /// An act leaves the domain: the log must first cover what led to it.
+    pub fn act(&mut self, a: &Act) {
+        self.cover();
+        self.inputs.channel.send(&FromGuest::Act(a.clone()));
+    }
+
+    fn cover(&mut self) {
+        let i = &mut self.inputs;
+        if i.mode == Mode::Primary && i.logged < i.point {
+            i.logged = i.point;
+            let point = InputPoint(i.point);
+            i.send_entry(Entry::Passed { point });
+        }
+    }
+
+    fn begin_point(&mut self) {
+        self.inputs.point += 1;
+        self.inputs.empty_reads = 0;
+        let s = &self.inputs.channel.control().status;
+        s.point.store(self.inputs.point, Ordering::Relaxed);
+        s.calls.store(self.calls, Ordering::Relaxed);
+    }
+
+    /// An input point at which the domain goes on whatever is there. `sample`: it needs a fresh clock.
+    pub fn poll_point(&mut self, sample: bool) {
+        self.begin_point();
+        self.inputs.channel.announce();
+        if self.inputs.mode == Mode::Backup {
+            return self.follow(Place::Poll);
+        }
+        self.primary_poll(sample);
+    }
+
+    fn primary_poll(&mut self, sample: bool) {
+        let digest = self.digest.0;
+        let events = self.take_events(EVENTS_MAX);
+        let signals = take_direct_signals();
+        let now = self.host_now();
+        let stale = now.saturating_sub(self.clock.sampled_ns()) >= GRAIN_NS;
+        if events > 0 || signals != 0 || sample || stale {
+            self.log_applied(events, signals, digest, now);
+        }
+    }
+
+    /// Nobody can run: waits until something comes or a time is reached.
+    pub fn idle(&mut self) {
+        self.begin_point();
+        if self.inputs.mode == Mode::Backup {
+            return self.follow(Place::Idle);
+        }
+        self.primary_idle();
+    }
+
+    fn primary_idle(&mut self) {
+        let i = &mut self.inputs;
+        i.idles += 1;
+        if i.memory_every != 0 && i.idles % i.memory_every == 0 {
+            self.log_memory();
+        }
+        let deadline = self.next_deadline();
+        let digest = self.digest.0;
+        let clock = self.clock.now();
+        self.inputs.channel.announce();
+        loop {
+            let events = self.take_events(EVENTS_MAX);
+            let signals = take_direct_signals();
+            let now = self.host_now();
+            if events > 0 || signals != 0 || now >= deadline {
+                return self.log_applied(events, signals, digest, now);
+            }
+            self.inputs.publish(idle::IDLE, deadline, clock, digest);
+            let left = (deadline != u64::MAX).then(|| deadline - now);
+            self.inputs.channel.wait(left);
+            self.inputs.publish(idle::BUSY, deadline, clock, digest);
+        }
+    }
+
+    fn next_deadline(&self) -> u64 {
+        self.threads.next_deadline().min(self.timers.next_deadline()).min(self.next_timerfd())
+    }
+
+    /// The domain's clock by the host's, never behind what the guest has read.
+    fn host_now(&self) -> u64 {
+        (host_clock_ns(CLOCK_MONOTONIC) + self.inputs.ahead_ns).max(self.clock.now())
+    }
+
+    fn log_applied(&mut self, events: u32, signals: u64, digest: u64, now: u64) {
+        let offset = host_clock_ns(CLOCK_REALTIME) as i64 - now as i64;
+        let old = self.clock.realtime_offset_ns();
+        let keep = self.inputs.point > 1 && offset.abs_diff(old) < REALTIME_STEP_NS;
+        let clock = ClockSample { monotonic_ns: now, realtime_offset_ns: if keep { old } else { offset } };
+        let point = InputPoint(self.inputs.point);
+        self.inputs.logged = self.inputs.point;
+        self.inputs.send_entry(Entry::Applied(Applied { point, events, clock, digest, signals }));
+        self.apply_clock(clock, signals);
+    }
+
+    fn apply_clock(&mut self, clock: ClockSample, signals: u64) {
+        self.clock.set(clock);
+        for signo in (1..=64).filter(|s| signals >> (s - 1) & 1 != 0) {
+            self.post_input(signo);
+        }
+        self.fire_timers();
+        self.flush_unwanted();
+        self.digest.word(clock.monotonic_ns);
+    }
+
+    /// Applies up to `max` events that lie in the ring; how many.
+    fn take_events(&mut self, max: u32) -> u32 {
+        let mut n = 0;
+        while n < max && self.take_event() {
+            n += 1;
+        }
+        n
+    }
+
+    fn take_event(&mut self) -> bool {
+        let mut buffer = core::mem::take(&mut self.inputs.buffer);
+        let len = self.inputs.channel.pop(&mut buffer);
+        if let Some(len) = len {
+            match Entry::decode(&buffer[..len]) {
+                Ok(Entry::Event(e)) => self.apply_event(&e),
+                other => panic!("expected an event from the engine, got {other:?}"),
+            }
+        }
+        self.inputs.buffer = buffer;
+        len.is_some()
+    }
+
+    fn apply_event(&mut self, e: &Event) {
+        self.changed = true;
+        match *e {
+            Event::Signal { signo } => self.post_input(signo.into()),
+            Event::PipeData { pipe, bytes } => self.pipe_input(pipe, bytes),
+            Event::PipeClosed { pipe } => self.pipe_remote_closed(pipe),
+            Event::ChildExit { child, status } => self.child_exited(child, status),
+            _ => self.net_input(e),
+        }
+    }
+
+    /// Waits for the next entry of the log.
+    fn await_head(&mut self) -> Head {
+        loop {
+            if let Some(h) = self.inputs.head() {
+                return h;
+            }
+            let (digest, clock) = (self.digest.0, self.clock.now());
+            self.inputs.publish(idle::IDLE, u64::MAX, clock, digest);
+            self.inputs.channel.wait(None);
+            self.inputs.publish(idle::BUSY, u64::MAX, clock, digest);
+        }
+    }
+
+    /// The backup at an input point: does what the log says the primary did there.
+    fn follow(&mut self, place: Place) {
+        let point = self.inputs.point;
+        loop {
+            let head = self.await_head();
+            match (head, place) {
+                (Head::Applied(a), _) if a.point.0 == point => {
+                    self.inputs.drop_head();
+                    if a.digest != self.digest.0 {
+                        let own = self.digest.0;
+                        self.diverged(format_args!("digest {own:016x}, the primary had {:016x}", a.digest));
+                    }
+                    for _ in 0..a.events {
+                        self.await_head();
+                        assert!(self.take_event());
+                    }
+                    self.inputs.logged = point;
+                    return self.apply_clock(a.clock, a.signals);
+                }
+                (Head::Memory(p, hash, pages), _) if p == point => {
+                    self.inputs.drop_head();
+                    self.check_memory(hash, pages);
+                }
+                (Head::GoLive(min), _) => {
+                    self.inputs.drop_head();
+                    self.go_live(min);
+                    return match place {
+                        Place::Poll => self.primary_poll(true),
+                        Place::Idle => self.primary_idle(),
+                    };
+                }
+                (Head::Passed(p), Place::Poll) if p == point => return self.inputs.drop_head(),
+                (Head::Passed(p) | Head::Memory(p, ..), Place::Poll) if p > point => return,
+                (Head::Applied(a), Place::Poll) if a.point.0 > point => return,
+                (Head::Recorded | Head::Exit(..), Place::Poll) => return,
+                (h, _) => {
+                    let what = h.name();
+                    self.diverged(format_args!("at {} point, the log has {what}", place.name()));
+                }
+            }
+        }
+    }
+
+    /// From here on the domain makes its own log.
+    fn go_live(&mut self, monotonic_ns_min: u64) {
+        let i = &mut self.inputs;
+        i.mode = Mode::Primary;
+        let floor = self.clock.now().max(monotonic_ns_min);
+        i.ahead_ns = floor.saturating_sub(host_clock_ns(CLOCK_MONOTONIC));
+        DIRECT_SIGNALS.store(0, Ordering::Relaxed);
+        i.logged = i.point - 1;
+        let point = InputPoint(i.point);
+        i.channel.send(&FromGuest::Act(Act::Live { point }));
+    }
+
+    /// A result that only the host knows: found out on the primary, taken from the log on the backup.
+    pub fn record(&mut self, call: u16, f: impl FnOnce(&mut Kernel) -> Vec<u8>) -> Vec<u8> {
+        if self.inputs.mode == Mode::Backup {
+            if let Some(b) = self.follow_record(call) {
+                return b;
+            }
+        }
+        let bytes = f(self);
+        self.cover();
+        // The total first, so that the backup knows how many parts there are.
+        let total = (bytes.len() as u32).to_le_bytes();
+        let mut first = total.to_vec();
+        let head = bytes.len().min(PAYLOAD_BYTES_MAX - total.len());
+        first.extend_from_slice(&bytes[..head]);
+        self.inputs.send_entry(Entry::Recorded { call, bytes: &first });
+        for part in bytes[head..].chunks(PAYLOAD_BYTES_MAX) {
+            self.inputs.send_entry(Entry::Recorded { call, bytes: part });
+        }
+        self.digest.bytes(&bytes);
+        bytes
+    }
+
+    /// `None`: the log ends here and the domain is live now.
+    fn follow_record(&mut self, call: u16) -> Option<Vec<u8>> {
+        let mut out: Vec<u8> = Vec::new();
+        let mut total = None;
+        loop {
+            match self.await_head() {
+                Head::Recorded => {}
+                Head::Passed(p) if p <= self.inputs.point && total.is_none() => {
+                    self.inputs.drop_head();
+                    continue;
+                }
+                Head::GoLive(min) => {
+                    // A value of which only a part arrived was never used: nothing left the primary after it.
+                    self.inputs.drop_head();
+                    self.go_live(min);
+                    self.inputs.logged = self.inputs.point;
+                    return None;
+                }
+                h => {
+                    let what = h.name();
+                    self.diverged(format_args!("call {call} wants its recorded result, the log has {what}"));
+                }
+            }
+            let mut buffer = core::mem::take(&mut self.inputs.buffer);
+            let n = self.inputs.channel.pop(&mut buffer).expect("seen at the head");
+            let Ok(Entry::Recorded { call: logged, bytes }) = Entry::decode(&buffer[..n]) else {
+                unreachable!("seen at the head")
+            };
+            if logged != call {
+                self.diverged(format_args!("call {call} wants its recorded result, the log has one of call {logged}"));
+            }
+            if total.is_none() {
+                total = Some(u32::from_le_bytes(bytes[..4].try_into().expect("4 bytes")) as usize);
+                out.extend_from_slice(&bytes[4..]);
+            } else {
+                out.extend_from_slice(bytes);
+            }
+            self.inputs.buffer = buffer;
+            if total == Some(out.len()) {
+                self.digest.bytes(&out);
+                return Some(out);
+            }
+        }
+    }
+
+    fn log_memory(&mut self) {
+        let (hash, pages) = self.hash_memory();
+        let point = InputPoint(self.inputs.point);
+        self.inputs.send_entry(Entry::Memory { point, hash, pages });
+    }
+
+    fn check_memory(&mut self, hash: u64, pages: u64) {
+        let own = self.hash_memory();
+        if own != (hash, pages) {
+            self.diverged(format_args!("memory {own:x?}, the primary had {:x?}", (hash, pages)));
+        }
+    }
+
+    /// The last entries of the domain.
+    pub fn end_of_log(&mut self, status: i32) {
+        self.begin_point();
+        let digest = self.digest.0;
+        if self.inputs.mode == Mode::Backup {
+            loop {
+                let point = self.inputs.point;
+                match self.await_head() {
+                    Head::Memory(p, hash, pages) if p == point => {
+                        self.inputs.drop_head();
+                        self.check_memory(hash, pages);
+                    }
+                    Head::Passed(p) if p <= point => self.inputs.drop_head(),
+                    Head::Exit(s, d) if (s, d) == (status, digest) => {
+                        self.inputs.drop_head();
+                        break;
+                    }
+                    Head::Exit(s, d) => self.diverged(format_args!(
+                        "ends with {status:#x} and digest {digest:016x}; the primary with {s:#x} and {d:016x}"
+                    )),
+                    Head::GoLive(min) => {
+                        self.inputs.drop_head();
+                        self.go_live(min);
+                        break;
+                    }
+                    h => {
+                        let what = h.name();
+                        self.diverged(format_args!("the domain ends, the log has {what}"));
+                    }
+                }
+            }
+        } else if self.inputs.memory_every != 0 {
+            self.log_memory();
+        }
+        self.close_all();
+        self.cover();
+        self.inputs.send_entry(Entry::Exit { status, digest });
+        self.inputs.channel.announce();
+    }
+
+    /// The two hosts are not in lockstep any more: says how, and stops.
+    pub fn diverged(&mut self, what: core::fmt::Arguments) -> ! {
+        let mut text = String::new();
+        let _ = writeln!(text, "domain {} point {}: {what}", self.process.domain, self.inputs.point);
+        let _ = writeln!(text, "last calls (thread, call, arguments, result), oldest first:");
+        for c in &self.history {
+            let name = crate::table::name(c.call.into()).unwrap_or("?");
+            let _ = writeln!(text, "  {} {name}({:x?}) = {:x}", c.thread, &c.args[..crate::table::arity(c.call.into())], c.result);
+        }
+        self.inputs.channel.send(&FromGuest::Act(Act::Diverged { text: text.as_bytes() }));
+        self.inputs.channel.announce();
+        crate::raw::exit_process(DIVERGED_STATUS)
+    }
+
+    /// The guest asked for what lockstep can't give; it gets an error, the operator a line.
+    pub fn refuse(&mut self, what: &str, instead: &str) {
+        let mut text = String::new();
+        let _ = write!(text, "{what}: {instead}");
+        self.act(&Act::Refused { text: text.as_bytes() });
+    }
+
+    pub fn refuse_number(&mut self, what: &str, number: u64) {
+        let mut text = String::new();
+        let _ = write!(text, "{what} {number:#x}: not supported in lockstep");
+        self.act(&Act::Refused { text: text.as_bytes() });
+    }
+}
+
+/// Exit status of a guest that stopped because of a divergence.
+pub const DIVERGED_STATUS: i32 = 140;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Poll,
+    Idle,
+}
+
+impl Place {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Poll => "a polling",
+            Self::Idle => "an idle",
+        }
+    }
+}
+
+impl Head {
+    fn name(&self) -> String {
+        match self {
+            Self::Applied(a) => alloc::format!("inputs applied at point {}", a.point),
+            Self::Passed(p) => alloc::format!("point {p} passed"),
+            Self::Memory(p, ..) => alloc::format!("a memory hash at point {p}"),
+            Self::GoLive(_) => String::from("its end"),
+            Self::Exit(s, _) => alloc::format!("the domain's exit with {s:#x}"),
+            Self::Recorded => String::from("a recorded result"),
+            Self::Event => String::from("an event that no point has applied"),
+        }
+    }
+}
+
+fn take_direct_signals() -> u64 {
+    if DIRECT_SIGNALS.load(Ordering::Relaxed) == 0 { 0 } else { DIRECT_SIGNALS.swap(0, Ordering::Relaxed) }
+}
+

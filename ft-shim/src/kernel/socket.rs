@@ -1,0 +1,753 @@
+//! TCP sockets whose real connections the engine owns: bytes come as inputs, go as acts.
+
+use super::epoll;
+use super::fds::{DescId, O_CLOEXEC, O_NONBLOCK, Object};
+use super::threads::Block;
+use super::{Args, Kernel, Outcome, Reply, done};
+use crate::raw::*;
+use crate::user;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use ft_log::entry::{Act, Event, PAYLOAD_BYTES_MAX};
+use ft_log::ids::{ConnId, ListenerId};
+
+const AF_UNIX: u32 = 1;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const SOCK_STREAM: u32 = 1;
+/// Output of a connection that its client has not acknowledged yet; beyond it the guest waits.
+pub const UNACKED_BYTES_MAX: u64 = 1 << 20;
+/// Reads are reported to the engine in steps of this, so that it goes on receiving.
+const CONSUMED_STEP_BYTES: u64 = 64 * 1024;
+/// Ports for sockets that ask for any.
+const ANY_PORT_FIRST: u16 = 32_768;
+/// Longest accept queue.
+const BACKLOG_MAX: i32 = 4096;
+
+pub enum State {
+    Fresh,
+    Listening(Listening),
+    Connected(ConnId),
+}
+
+pub struct Listening {
+    id: ListenerId,
+    queue: VecDeque<ConnId>,
+}
+
+pub struct Socket {
+    family: u16,
+    state: State,
+    bound: Option<SocketAddr>,
+    options: BTreeMap<(u32, u32), Vec<u8>>,
+    /// Inherited by a fork child: the parent owns the connection; here it can only be closed.
+    foreign: bool,
+}
+
+pub struct Conn {
+    desc: Option<DescId>,
+    peer: SocketAddr,
+    local: SocketAddr,
+    rx: VecDeque<u8>,
+    consumed: u64,
+    consumed_told: u64,
+    fin: bool,
+    reset: Option<u16>,
+    /// The reset was told to the guest.
+    reset_told: bool,
+    written: u64,
+    acked: u64,
+    tx_shut: bool,
+    rx_shut: bool,
+}
+
+#[derive(Default)]
+pub struct Net {
+    conns: BTreeMap<ConnId, Conn>,
+    listeners: BTreeMap<ListenerId, DescId>,
+    next_listener: ListenerId,
+    next_port: u16,
+    bound: Vec<SocketAddr>,
+    /// Connections that came for a listener that is gone: to be closed once the log says so.
+    unwanted: Vec<ConnId>,
+}
+
+impl Conn {
+    fn space(&self) -> u64 {
+        UNACKED_BYTES_MAX - (self.written - self.acked).min(UNACKED_BYTES_MAX)
+    }
+}
+
+/// Options a freshly read socket has, where they aren't 0.
+fn default_option(level: u32, name: u32) -> i32 {
+    match (level, name) {
+        (1, 7) => 2_626_560, // SO_SNDBUF
+        (1, 8) => 131_072,   // SO_RCVBUF
+        (6, 2) => 1448,      // TCP_MAXSEG
+        (6, 4) => 7200,      // TCP_KEEPIDLE
+        (6, 5) => 75,        // TCP_KEEPINTVL
+        (6, 6) => 9,         // TCP_KEEPCNT
+        (41, 26) => 0,       // IPV6_V6ONLY
+        _ => 0,
+    }
+}
+
+impl Socket {
+    fn option(&self, level: u32, name: u32) -> i32 {
+        match self.options.get(&(level, name)) {
+            Some(v) if v.len() >= 4 => i32::from_le_bytes([v[0], v[1], v[2], v[3]]),
+            _ => default_option(level, name),
+        }
+    }
+
+    fn timeout(&self, name: u32) -> Option<u64> {
+        let v = self.options.get(&(1, name))?;
+        if v.len() < 16 {
+            return None;
+        }
+        let word = |i: usize| u64::from_le_bytes(v[i..i + 8].try_into().expect("8 bytes"));
+        let ns = word(0).saturating_mul(NS).saturating_add(word(8) * 1000);
+        (ns > 0).then_some(ns)
+    }
+
+    fn lingers_zero(&self) -> bool {
+        // SO_LINGER {on, 0 seconds}
+        self.options.get(&(1, 13)).is_some_and(|v| v.len() >= 8 && v[..4] != [0; 4] && v[4..8] == [0; 4])
+    }
+
+    fn unspecified(&self) -> SocketAddr {
+        let ip = if self.family == AF_INET { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+        SocketAddr::new(ip, 0)
+    }
+}
+
+/// An address as a socket of `family` shows it.
+fn shown(a: SocketAddr, family: u16) -> SocketAddr {
+    match (a.ip(), family) {
+        (IpAddr::V4(ip), AF_INET6) => SocketAddr::new(IpAddr::V6(ip.to_ipv6_mapped()), a.port()),
+        _ => a,
+    }
+}
+
+pub fn encode_address(a: SocketAddr) -> Vec<u8> {
+    let mut b = Vec::with_capacity(28);
+    match a {
+        SocketAddr::V4(v) => {
+            b.extend_from_slice(&AF_INET.to_le_bytes());
+            b.extend_from_slice(&v.port().to_be_bytes());
+            b.extend_from_slice(&v.ip().octets());
+            b.resize(16, 0);
+        }
+        SocketAddr::V6(v) => {
+            b.extend_from_slice(&AF_INET6.to_le_bytes());
+            b.extend_from_slice(&v.port().to_be_bytes());
+            b.extend_from_slice(&[0; 4]);
+            b.extend_from_slice(&v.ip().octets());
+            b.extend_from_slice(&[0; 4]);
+        }
+    }
+    b
+}
+
+fn decode_address(at: u64, len: u64, family: u16) -> Result<SocketAddr, i64> {
+    let need = if family == AF_INET { 16 } else { 24 };
+    if (len as u32) < need {
+        return Err(EINVAL);
+    }
+    let mut b = [0u8; 28];
+    user::copy_in(&mut b[..(len as usize).min(28)], at)?;
+    if u16::from_le_bytes([b[0], b[1]]) != family {
+        return Err(EAFNOSUPPORT);
+    }
+    let port = u16::from_be_bytes([b[2], b[3]]);
+    let ip = if family == AF_INET {
+        IpAddr::V4(Ipv4Addr::new(b[4], b[5], b[6], b[7]))
+    } else {
+        let octets: [u8; 16] = b[8..24].try_into().expect("16 bytes");
+        IpAddr::V6(Ipv6Addr::from(octets))
+    };
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// Writes a socket address the way accept and getsockname do: as much as fits, and the full length.
+pub fn write_address(bytes: &[u8], at: u64, len_at: u64) -> Result<(), i64> {
+    if at == 0 {
+        return Ok(());
+    }
+    let room = user::read::<i32>(len_at)?;
+    if room < 0 {
+        return Err(EINVAL);
+    }
+    user::copy_out(at, &bytes[..bytes.len().min(room as usize)])?;
+    user::write(len_at, &(bytes.len() as u32))
+}
+
+impl Kernel {
+    fn socket_of(&self, fd: u64) -> Result<(DescId, &Socket), i64> {
+        let d = self.fds.desc_of(fd)?;
+        match &self.fds.at(d).object {
+            Object::Socket(s) => Ok((d, s)),
+            _ => Err(ENOTSOCK),
+        }
+    }
+
+    fn own_socket(&mut self, fd: u64) -> Result<(DescId, &mut Socket), i64> {
+        let d = self.fds.desc_of(fd)?;
+        if matches!(&self.fds.at(d).object, Object::Socket(s) if s.foreign) {
+            self.refuse("use of a socket in a fork child", "the parent owns its connections; a child can only close them");
+            return Err(EBADF);
+        }
+        match &mut self.fds.at_mut(d).object {
+            Object::Socket(s) => Ok((d, s)),
+            _ => Err(ENOTSOCK),
+        }
+    }
+
+    fn conn(&self, id: ConnId) -> &Conn {
+        self.net.conns.get(&id).expect("connection exists")
+    }
+
+    fn conn_mut(&mut self, id: ConnId) -> &mut Conn {
+        self.net.conns.get_mut(&id).expect("connection exists")
+    }
+
+    /// An input event of the network.
+    pub fn net_input(&mut self, e: &Event) {
+        match *e {
+            Event::Accept { listener, conn, peer, local } => {
+                let desc = self.net.listeners.get(&listener).copied();
+                let Some(d) = desc else {
+                    self.net.unwanted.push(conn);
+                    return;
+                };
+                let c = Conn {
+                    desc: None,
+                    peer,
+                    local,
+                    rx: VecDeque::new(),
+                    consumed: 0,
+                    consumed_told: 0,
+                    fin: false,
+                    reset: None,
+                    reset_told: false,
+                    written: 0,
+                    acked: 0,
+                    tx_shut: false,
+                    rx_shut: false,
+                };
+                self.net.conns.insert(conn, c);
+                if let Object::Socket(Socket { state: State::Listening(l), .. }) = &mut self.fds.at_mut(d).object {
+                    l.queue.push_back(conn);
+                }
+                self.notify(d, epoll::IN);
+            }
+            Event::Data { conn, bytes } => {
+                let Some(c) = self.net.conns.get_mut(&conn) else { return };
+                if c.rx_shut {
+                    c.consumed += bytes.len() as u64;
+                    return;
+                }
+                c.rx.extend(bytes);
+                self.notify_conn(conn, epoll::IN);
+            }
+            Event::Fin { conn } => {
+                let Some(c) = self.net.conns.get_mut(&conn) else { return };
+                c.fin = true;
+                self.notify_conn(conn, epoll::IN | epoll::RDHUP | epoll::HUP);
+            }
+            Event::Reset { conn, errno } => {
+                let Some(c) = self.net.conns.get_mut(&conn) else { return };
+                c.reset = Some(errno);
+                c.rx.clear();
+                self.notify_conn(conn, epoll::IN | epoll::OUT | epoll::RDHUP | epoll::ERR | epoll::HUP);
+            }
+            Event::Acked { conn, upto } => {
+                let Some(c) = self.net.conns.get_mut(&conn) else { return };
+                assert!(upto >= c.acked && upto <= c.written, "acknowledgement out of range");
+                c.acked = upto;
+                self.notify_conn(conn, epoll::OUT);
+            }
+            _ => unreachable!("not an event of the network"),
+        }
+    }
+
+    fn notify_conn(&mut self, id: ConnId, mask: u32) {
+        self.changed = true;
+        if let Some(d) = self.conn(id).desc {
+            self.notify(d, mask);
+        }
+    }
+
+    /// Acts that an input asked for; after the log has the input's application.
+    pub fn flush_unwanted(&mut self) {
+        for conn in core::mem::take(&mut self.net.unwanted) {
+            self.act(&Act::Close { conn, reset: true });
+        }
+    }
+
+    pub fn socket_mask(&self, s: &Socket) -> u32 {
+        match &s.state {
+            State::Fresh => epoll::OUT | epoll::HUP,
+            State::Listening(l) => {
+                if l.queue.is_empty() {
+                    0
+                } else {
+                    epoll::IN
+                }
+            }
+            State::Connected(id) if s.foreign => {
+                let _ = id;
+                0
+            }
+            State::Connected(id) => {
+                let c = self.conn(*id);
+                let mut m = 0;
+                if !c.rx.is_empty() || c.fin || c.rx_shut || c.reset.is_some() {
+                    m |= epoll::IN;
+                }
+                if c.fin || c.rx_shut || c.reset.is_some() {
+                    m |= epoll::RDHUP;
+                }
+                if c.space() * 3 >= UNACKED_BYTES_MAX || c.tx_shut || c.reset.is_some() {
+                    m |= epoll::OUT;
+                }
+                if c.reset.is_some() || ((c.fin || c.rx_shut) && c.tx_shut) {
+                    m |= epoll::HUP;
+                }
+                if c.reset.is_some() && !c.reset_told {
+                    m |= epoll::ERR;
+                }
+                m
+            }
+        }
+    }
+
+    /// `None`: nothing now. Empty: the end.
+    pub fn socket_read(&mut self, d: DescId, max: usize, peek: bool) -> Result<Option<Vec<u8>>, i64> {
+        let Object::Socket(s) = &self.fds.at(d).object else { return Err(ENOTSOCK) };
+        let State::Connected(id) = s.state else { return Err(ENOTCONN) };
+        if s.foreign {
+            self.refuse("read from a socket in a fork child", "the parent owns its connections; a child can only close them");
+            return Err(EBADF);
+        }
+        let c = self.conn_mut(id);
+        if let Some(e) = c.reset.filter(|_| !c.reset_told) {
+            c.reset_told = true;
+            return Err(e.into());
+        }
+        let n = c.rx.len().min(max);
+        if n == 0 {
+            let end = c.fin || c.rx_shut || c.reset.is_some() || max == 0;
+            return Ok(end.then(Vec::new));
+        }
+        let (a, b) = c.rx.as_slices();
+        let mut out = Vec::with_capacity(n);
+        out.extend_from_slice(&a[..n.min(a.len())]);
+        out.extend_from_slice(&b[..n - out.len()]);
+        if !peek {
+            c.rx.drain(..n);
+            c.consumed += n as u64;
+            if c.consumed - c.consumed_told >= CONSUMED_STEP_BYTES {
+                c.consumed_told = c.consumed;
+                let upto = c.consumed;
+                self.act(&Act::Consumed { conn: id, upto });
+            }
+        }
+        Ok(Some(out))
+    }
+
+    /// How much of `bytes` was taken; `None`: no space now.
+    pub fn socket_write(&mut self, d: DescId, bytes: &[u8]) -> Result<Option<usize>, i64> {
+        let Object::Socket(s) = &self.fds.at(d).object else { return Err(ENOTSOCK) };
+        let State::Connected(id) = s.state else { return Err(ENOTCONN) };
+        if s.foreign {
+            self.refuse("write to a socket in a fork child", "the parent owns its connections; a child can only close them");
+            return Err(EBADF);
+        }
+        let c = self.conn_mut(id);
+        if let Some(e) = c.reset.filter(|_| !c.reset_told) {
+            c.reset_told = true;
+            return Err(e.into());
+        }
+        if c.tx_shut || c.reset.is_some() {
+            return Err(EPIPE);
+        }
+        let n = (c.space() as usize).min(bytes.len());
+        if n == 0 && !bytes.is_empty() {
+            return Ok(None);
+        }
+        c.written += n as u64;
+        for part in bytes[..n].chunks(PAYLOAD_BYTES_MAX) {
+            self.act(&Act::Output { conn: id, bytes: part });
+        }
+        self.digest.bytes(&bytes[..n]);
+        Ok(Some(n))
+    }
+
+    pub fn socket_timeout(&self, d: DescId, write: bool) -> Option<u64> {
+        match &self.fds.at(d).object {
+            Object::Socket(s) => s.timeout(if write { 21 } else { 20 }),
+            _ => None,
+        }
+    }
+
+    pub fn close_socket(&mut self, s: Socket) {
+        if let Some(b) = s.bound {
+            if !matches!(s.state, State::Connected(_)) {
+                self.net.bound.retain(|x| *x != b);
+            }
+        }
+        if s.foreign {
+            return;
+        }
+        match s.state {
+            State::Fresh => {}
+            State::Listening(l) => {
+                self.net.listeners.remove(&l.id);
+                self.act(&Act::Unlisten { listener: l.id });
+                for conn in l.queue {
+                    self.net.conns.remove(&conn);
+                    self.act(&Act::Close { conn, reset: true });
+                }
+            }
+            State::Connected(conn) => {
+                let reset = s.lingers_zero();
+                let c = self.net.conns.remove(&conn).expect("connection exists");
+                // As in the kernel: unread input makes the close a reset.
+                let reset = reset || !c.rx.is_empty();
+                self.act(&Act::Close { conn, reset });
+            }
+        }
+    }
+
+    pub fn socket_readable_bytes(&self, s: &Socket) -> Result<usize, i64> {
+        match s.state {
+            State::Connected(id) => Ok(self.conn(id).rx.len()),
+            _ => Err(EINVAL),
+        }
+    }
+
+    /// In a fork child: connections and listeners stay with the parent.
+    pub fn disown_sockets(&mut self) {
+        let fds: Vec<DescId> = self.open_fds().map(|(_, d)| d).collect();
+        for d in fds {
+            if let Object::Socket(s) = &mut self.fds.at_mut(d).object {
+                s.foreign = true;
+            }
+        }
+        for c in self.net.conns.values_mut() {
+            c.rx = VecDeque::new();
+        }
+    }
+}
+
+pub fn socket(k: &mut Kernel, a: &Args) -> Reply {
+    let family = a[0] as u32;
+    let kind = a[1] as u32;
+    let flags = kind & (O_CLOEXEC | O_NONBLOCK);
+    if family == AF_UNIX {
+        k.refuse("AF_UNIX socket", "sockets to other programs on the host can't be seen alike by both hosts");
+        return Err(EAFNOSUPPORT);
+    }
+    if family != u32::from(AF_INET) && family != u32::from(AF_INET6) {
+        k.refuse_number("socket family", family.into());
+        return Err(EAFNOSUPPORT);
+    }
+    const IPPROTO_TCP: u64 = 6;
+    if kind & !flags != SOCK_STREAM || (a[2] != 0 && a[2] != IPPROTO_TCP) {
+        k.refuse_number("socket type other than TCP", u64::from(kind & !flags));
+        return Err(EPROTONOSUPPORT);
+    }
+    let s = Socket { family: family as u16, state: State::Fresh, bound: None, options: BTreeMap::new(), foreign: false };
+    k.install(Object::Socket(s), flags | 2)
+}
+
+pub fn bind(k: &mut Kernel, a: &Args) -> Reply {
+    let (d, s) = k.own_socket(a[0])?;
+    if s.bound.is_some() || !matches!(s.state, State::Fresh) {
+        return Err(EINVAL);
+    }
+    let family = s.family;
+    let mut at = decode_address(a[1], a[2], family)?;
+    if at.port() == 0 {
+        let port = free_port(k);
+        at.set_port(port);
+    } else if conflicts(k, d, at) {
+        return Err(EADDRINUSE);
+    }
+    k.net.bound.push(at);
+    let (_, s) = k.own_socket(a[0])?;
+    s.bound = Some(at);
+    done(0)
+}
+
+fn free_port(k: &mut Kernel) -> u16 {
+    loop {
+        let port = k.net.next_port.max(ANY_PORT_FIRST);
+        k.net.next_port = port.checked_add(1).unwrap_or(ANY_PORT_FIRST);
+        if k.net.bound.iter().all(|b| b.port() != port) {
+            return port;
+        }
+    }
+}
+
+/// Two sockets of the guest on one port, as the kernel judges it for listeners.
+fn conflicts(k: &Kernel, d: DescId, at: SocketAddr) -> bool {
+    let option = |o: &Object, name| matches!(o, Object::Socket(s) if s.option(1, name) != 0);
+    const SO_REUSEADDR: u32 = 2;
+    let reuse = option(&k.fds.at(d).object, SO_REUSEADDR);
+    k.open_fds().any(|(_, other)| {
+        let Object::Socket(s) = &k.fds.at(other).object else { return false };
+        let Some(b) = s.bound.filter(|_| other != d && !matches!(s.state, State::Connected(_))) else { return false };
+        let overlap = b.port() == at.port()
+            && b.is_ipv4() == at.is_ipv4()
+            && (b.ip() == at.ip() || b.ip().is_unspecified() || at.ip().is_unspecified());
+        overlap && !(reuse && s.option(1, SO_REUSEADDR) != 0 && !matches!(s.state, State::Listening(_)))
+    })
+}
+
+pub fn listen(k: &mut Kernel, a: &Args) -> Reply {
+    let (d, s) = k.own_socket(a[0])?;
+    let backlog = (a[1] as i32).clamp(1, BACKLOG_MAX) as u32;
+    match s.state {
+        State::Fresh => {}
+        State::Listening(_) => return done(0),
+        State::Connected(_) => return Err(EINVAL),
+    }
+    let v6only = s.option(41, 26) != 0;
+    let mut address = s.bound.unwrap_or(s.unspecified());
+    if address.port() == 0 {
+        let port = free_port(k);
+        address.set_port(port);
+        k.net.bound.push(address);
+    }
+    k.net.next_listener = k.net.next_listener.next();
+    let id = k.net.next_listener;
+    k.net.listeners.insert(id, d);
+    let (_, s) = k.own_socket(a[0])?;
+    s.bound = Some(address);
+    s.state = State::Listening(Listening { id, queue: VecDeque::new() });
+    k.act(&Act::Listen { listener: id, address, backlog, v6only });
+    done(0)
+}
+
+pub fn connect(k: &mut Kernel, a: &Args) -> Reply {
+    k.own_socket(a[0])?;
+    k.refuse("connect", "outbound connections are not yet replicated");
+    Err(ECONNREFUSED)
+}
+
+pub fn accept(k: &mut Kernel, a: &Args) -> Reply {
+    accept4(k, &[a[0], a[1], a[2], 0, 0, 0])
+}
+
+pub fn accept4(k: &mut Kernel, a: &Args) -> Reply {
+    let flags = a[3] as u32;
+    if flags & !(O_CLOEXEC | O_NONBLOCK) != 0 {
+        return Err(EINVAL);
+    }
+    let (d, s) = k.own_socket(a[0])?;
+    let family = s.family;
+    let listener_address = s.bound;
+    let options = s.options.clone();
+    let State::Listening(l) = &mut s.state else { return Err(EINVAL) };
+    let Some(&conn) = l.queue.front() else {
+        if k.fds.nonblocking(d) {
+            return k.nothing_to_read();
+        }
+        if let Some(t) = k.socket_timeout(d, false) {
+            let deadline = k.relative_deadline(t);
+            if deadline <= k.clock.now() {
+                return Err(EAGAIN);
+            }
+        }
+        return Ok(Outcome::Block(Block::Object));
+    };
+    let s = Socket { family, state: State::Connected(conn), bound: listener_address, options, foreign: false };
+    let fd = k.install_fd(Object::Socket(s), flags | 2)?;
+    let (_, s) = k.own_socket(a[0])?;
+    if let State::Listening(l) = &mut s.state {
+        l.queue.pop_front();
+    }
+    let nd = k.fds.desc_of(fd as u64)?;
+    k.conn_mut(conn).desc = Some(nd);
+    let peer = encode_address(shown(k.conn(conn).peer, family));
+    write_address(&peer, a[1], a[2])?;
+    done(fd.into())
+}
+
+pub fn getsockname(k: &mut Kernel, a: &Args) -> Reply {
+    let d = k.fds.desc_of(a[0])?;
+    if matches!(k.fds.at(d).object, Object::Pair(_)) {
+        write_address(&(AF_UNIX as u16).to_le_bytes(), a[1], a[2])?;
+        return done(0);
+    }
+    let (_, s) = k.socket_of(a[0])?;
+    let at = match s.state {
+        State::Connected(id) => shown(k.conn(id).local, s.family),
+        _ => s.bound.unwrap_or(s.unspecified()),
+    };
+    write_address(&encode_address(at), a[1], a[2])?;
+    done(0)
+}
+
+pub fn getpeername(k: &mut Kernel, a: &Args) -> Reply {
+    let d = k.fds.desc_of(a[0])?;
+    if matches!(k.fds.at(d).object, Object::Pair(_)) {
+        write_address(&(AF_UNIX as u16).to_le_bytes(), a[1], a[2])?;
+        return done(0);
+    }
+    let (_, s) = k.socket_of(a[0])?;
+    let State::Connected(id) = s.state else { return Err(ENOTCONN) };
+    let at = shown(k.conn(id).peer, s.family);
+    write_address(&encode_address(at), a[1], a[2])?;
+    done(0)
+}
+
+pub fn shutdown(k: &mut Kernel, a: &Args) -> Reply {
+    let d = k.fds.desc_of(a[0])?;
+    if matches!(k.fds.at(d).object, Object::Pair(_)) {
+        return k.shutdown_pair(d, a[1]);
+    }
+    let (_, s) = k.own_socket(a[0])?;
+    let State::Connected(id) = s.state else { return Err(ENOTCONN) };
+    let (read, write) = match a[1] {
+        0 => (true, false),
+        1 => (false, true),
+        2 => (true, true),
+        _ => return Err(EINVAL),
+    };
+    let c = k.conn_mut(id);
+    if c.reset.is_some() {
+        return Err(ENOTCONN);
+    }
+    let fin = write && !c.tx_shut;
+    c.rx_shut |= read;
+    c.tx_shut |= write;
+    if fin {
+        k.act(&Act::Shutdown { conn: id });
+    }
+    k.notify(d, epoll::IN | epoll::OUT | epoll::RDHUP | epoll::HUP);
+    done(0)
+}
+
+pub fn setsockopt(k: &mut Kernel, a: &Args) -> Reply {
+    let (level, name) = (a[1] as u32, a[2] as u32);
+    let len = a[4] as i32;
+    if !(0..=4096).contains(&len) {
+        return Err(EINVAL);
+    }
+    let mut v = alloc::vec![0u8; len as usize];
+    let d = k.fds.desc_of(a[0])?;
+    if matches!(k.fds.at(d).object, Object::Pair(_)) {
+        return done(0);
+    }
+    let (_, s) = k.own_socket(a[0])?;
+    user::copy_in(&mut v, a[3])?;
+    const SOL_SOCKET: u32 = 1;
+    let known = match (level, name) {
+        // DEBUG REUSEADDR DONTROUTE BROADCAST SNDBUF RCVBUF KEEPALIVE OOBINLINE PRIORITY LINGER REUSEPORT RCVTIMEO
+        // SNDTIMEO RCVLOWAT, busy poll, incoming cpu
+        (SOL_SOCKET, 1 | 2 | 5..=10 | 12 | 13 | 15 | 18 | 20 | 21 | 46 | 49) => true,
+        // NODELAY MAXSEG CORK KEEPIDLE KEEPINTVL KEEPCNT SYNCNT LINGER2 DEFER_ACCEPT WINDOW_CLAMP QUICKACK CONGESTION
+        // USER_TIMEOUT FASTOPEN NOTSENT_LOWAT
+        (6, 1..=10 | 12 | 13 | 18 | 23 | 25) => true,
+        (0, 1..=3) => true,        // IP_TOS IP_TTL
+        (0, 10 | 15 | 24) => true, // MTU_DISCOVER, FREEBIND, BIND_ADDRESS_NO_PORT
+        (41, 16 | 23 | 26 | 67) => true, // UNICAST_HOPS, MTU_DISCOVER, V6ONLY, TCLASS
+        _ => false,
+    };
+    if !known {
+        k.refuse_number("socket option", u64::from(level) << 32 | u64::from(name));
+        return Err(ENOPROTOOPT);
+    }
+    if v.len() < 4 && (level, name) != (6, 13) {
+        return Err(EINVAL);
+    }
+    if level == SOL_SOCKET && matches!(name, 7 | 8) {
+        // As the kernel: twice what was asked for, within bounds.
+        let asked = i32::from_le_bytes([v[0], v[1], v[2], v[3]]).clamp(2304, 4 << 20);
+        v = (asked * 2).to_le_bytes().to_vec();
+    }
+    if matches!((level, name), (41, 26)) && s.bound.is_some() {
+        return Err(EINVAL);
+    }
+    let conn = match s.state {
+        State::Connected(id) => Some(id),
+        _ => None,
+    };
+    let value = if v.len() >= 4 { i32::from_le_bytes([v[0], v[1], v[2], v[3]]) } else { 0 };
+    s.options.insert((level, name), v);
+    if let Some(conn) = conn {
+        k.act(&Act::Option { conn, level: level as u16, name: name as u16, value });
+    }
+    done(0)
+}
+
+pub fn getsockopt(k: &mut Kernel, a: &Args) -> Reply {
+    let (level, name) = (a[1] as u32, a[2] as u32);
+    let room = user::read::<i32>(a[4])?;
+    if room < 0 {
+        return Err(EINVAL);
+    }
+    let d = k.fds.desc_of(a[0])?;
+    let value: Vec<u8> = match &k.fds.at(d).object {
+        Object::Pair(p) => match (level, name) {
+            (1, 3) => (if p.packets { 5i32 } else { 1 }).to_le_bytes().to_vec(),
+            (1, 39) => 1i32.to_le_bytes().to_vec(),
+            (1, 4 | 30 | 38) => 0i32.to_le_bytes().to_vec(),
+            (1, 7 | 8) => 212_992i32.to_le_bytes().to_vec(),
+            _ => return Err(ENOPROTOOPT),
+        },
+        Object::Socket(s) => match (level, name) {
+            (1, 4) => {
+                let State::Connected(id) = s.state else { return write_option(&0i32.to_le_bytes(), a, room) };
+                let c = k.conn_mut(id);
+                let e = c.reset.filter(|_| !c.reset_told).unwrap_or(0);
+                c.reset_told |= e != 0;
+                i32::from(e).to_le_bytes().to_vec()
+            }
+            (1, 3) => 1i32.to_le_bytes().to_vec(),                        // SO_TYPE
+            (1, 30) => i32::from(matches!(s.state, State::Listening(_))).to_le_bytes().to_vec(), // SO_ACCEPTCONN
+            (1, 38) => 6i32.to_le_bytes().to_vec(),                       // SO_PROTOCOL
+            (1, 39) => i32::from(s.family).to_le_bytes().to_vec(),        // SO_DOMAIN
+            (1, 13) => s.options.get(&(1, 13)).cloned().unwrap_or_else(|| alloc::vec![0; 8]),
+            (1, 20 | 21) => s.options.get(&(1, name)).cloned().unwrap_or_else(|| alloc::vec![0; 16]),
+            (6, 11) => tcp_info(k, s),
+            (6, 13) => s.options.get(&(6, 13)).cloned().unwrap_or_else(|| b"cubic\0".to_vec()),
+            (1 | 6 | 0 | 41, _) => s.option(level, name).to_le_bytes().to_vec(),
+            _ => return Err(ENOPROTOOPT),
+        },
+        _ => return Err(ENOTSOCK),
+    };
+    write_option(&value, a, room)
+}
+
+fn write_option(value: &[u8], a: &Args, room: i32) -> Reply {
+    let n = value.len().min(room as usize);
+    user::copy_out(a[3], &value[..n])?;
+    user::write(a[4], &(n as u32))?;
+    done(0)
+}
+
+/// State, and counters that follow from the log; what only the host knows (round-trip times ...) is 0.
+fn tcp_info(k: &Kernel, s: &Socket) -> Vec<u8> {
+    const ESTABLISHED: u8 = 1;
+    const CLOSE: u8 = 7;
+    const CLOSE_WAIT: u8 = 8;
+    const LISTEN: u8 = 10;
+    let mut b = alloc::vec![0u8; 232];
+    b[0] = match s.state {
+        State::Fresh => CLOSE,
+        State::Listening(_) => LISTEN,
+        State::Connected(id) => match k.conn(id) {
+            c if c.reset.is_some() => CLOSE,
+            c if c.fin => CLOSE_WAIT,
+            _ => ESTABLISHED,
+        },
+    };
+    b[16..20].copy_from_slice(&1448u32.to_le_bytes()); // snd_mss
+    b[20..24].copy_from_slice(&1448u32.to_le_bytes()); // rcv_mss
+    b
+}

@@ -1,0 +1,96 @@
+//! timerfd: expirations of a timer as a descriptor.
+
+use super::fds::{DescId, O_CLOEXEC, O_NONBLOCK, Object};
+use super::threads::NEVER;
+use super::timers::Interval;
+use super::{Args, Kernel, Reply, done, epoll};
+use crate::raw::{EBADF, EINVAL, Timespec};
+use crate::user;
+
+pub struct TimerFd {
+    clock: u64,
+    interval: Interval,
+    expired: u64,
+}
+
+pub fn timerfd_create(k: &mut Kernel, a: &Args) -> Reply {
+    k.absolute_deadline(a[0], 0)?;
+    let flags = a[1] as u32;
+    if flags & !(O_CLOEXEC | O_NONBLOCK) != 0 {
+        return Err(EINVAL);
+    }
+    k.install(Object::TimerFd(TimerFd { clock: a[0], interval: Interval::OFF, expired: 0 }), flags)
+}
+
+pub fn timerfd_settime(k: &mut Kernel, a: &Args) -> Reply {
+    const ABSTIME: u64 = 1;
+    const CANCEL_ON_SET: u64 = 2; // real time never jumps within a domain's life but at a takeover
+    if a[1] & !(ABSTIME | CANCEL_ON_SET) != 0 {
+        return Err(EINVAL);
+    }
+    let d = k.fds.desc_of(a[0])?;
+    let [every, value] = user::read::<[Timespec; 2]>(a[2])?;
+    let (every, value) = (every.to_ns().ok_or(EINVAL)?, value.to_ns().ok_or(EINVAL)?);
+    let now = k.clock.now();
+    let Object::TimerFd(t) = &k.fds.at(d).object else { return Err(EINVAL) };
+    let clock = t.clock;
+    let next = match value {
+        0 => NEVER,
+        v if a[1] & ABSTIME != 0 => k.absolute_deadline(clock, v)?,
+        v => now + v,
+    };
+    let Object::TimerFd(t) = &mut k.fds.at_mut(d).object else { return Err(EINVAL) };
+    let [old_every, old_left] = t.interval.value(now);
+    t.interval = Interval { next, every };
+    t.expired = 0;
+    if a[3] != 0 {
+        user::write(a[3], &[Timespec::from_ns(old_every), Timespec::from_ns(old_left)])?;
+    }
+    done(0)
+}
+
+pub fn timerfd_gettime(k: &mut Kernel, a: &Args) -> Reply {
+    let d = k.fds.desc_of(a[0])?;
+    let now = k.clock.now();
+    let Object::TimerFd(t) = &k.fds.at(d).object else { return Err(EINVAL) };
+    let [every, left] = t.interval.value(now);
+    user::write(a[1], &[Timespec::from_ns(every), Timespec::from_ns(left)])?;
+    done(0)
+}
+
+impl Kernel {
+    /// `None`: not expired since the last read.
+    pub fn timerfd_read(&mut self, d: DescId) -> Result<Option<u64>, i64> {
+        let Object::TimerFd(t) = &mut self.fds.at_mut(d).object else { return Err(EBADF) };
+        Ok(match core::mem::take(&mut t.expired) {
+            0 => None,
+            n => Some(n),
+        })
+    }
+
+    pub fn fire_timerfds(&mut self) {
+        let now = self.clock.now();
+        for d in self.fds.watched() {
+            if let Object::TimerFd(t) = &mut self.fds.at_mut(d).object {
+                let n = t.interval.expire(now);
+                t.expired += n;
+                if n > 0 {
+                    self.notify(d, epoll::IN);
+                }
+            }
+        }
+    }
+
+    pub fn next_timerfd(&self) -> u64 {
+        self.fds.watched().into_iter().fold(NEVER, |m, d| match &self.fds.at(d).object {
+            Object::TimerFd(t) => m.min(t.interval.next),
+            _ => m,
+        })
+    }
+}
+
+impl TimerFd {
+    pub fn mask(&self) -> u32 {
+        if self.expired > 0 { epoll::IN } else { 0 }
+    }
+}
