@@ -4,6 +4,7 @@
 //! is used. A file that ends in the middle of a frame is torn (the recorder died): everything before is good. Any
 //! other mismatch is corruption, named by its offset. Never guess.
 
+use crate::replay::StreamKind;
 use ft_log::entry::{HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use ft_log::ids::{DomainId, LogIndex};
 use ft_log::shared::DOMAINS_MAX;
@@ -133,6 +134,11 @@ pub struct Header {
     pub kernel_release: String,
     /// Absolute; each has a state section of its own, in this order.
     pub state_dirs: Vec<OsText>,
+    /// What the guest's standard output was.
+    #[serde(default)]
+    pub stdout: StreamKind,
+    #[serde(default)]
+    pub stderr: StreamKind,
 }
 
 impl Header {
@@ -679,6 +685,8 @@ mod tests {
             memory_every: 0,
             kernel_release: "6".into(),
             state_dirs: vec![OsText("/state".into())],
+            stdout: StreamKind::Pipe,
+            stderr: StreamKind::Null,
         }
     }
 

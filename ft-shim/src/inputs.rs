@@ -208,7 +208,7 @@ impl Kernel {
     }
 
     fn next_deadline(&self) -> u64 {
-        self.threads.next_deadline().min(self.timers.next_deadline()).min(self.next_timerfd())
+        self.threads.next_deadline().min(self.next_timer())
     }
 
     /// The domain's clock by the host's, never behind what the guest has read.

@@ -27,7 +27,7 @@ int main(void) {
     CHECK_EQ(syscall(SYS_brk, 0), start + 10 * PAGE);
     CHECK_EQ(syscall(SYS_brk, 1), start + 10 * PAGE);
     CHECK_EQ(syscall(SYS_brk, start - (1l << 40)), start + 10 * PAGE);
-    CHECK_ERR(brk((char *)(1l << 46)), ENOMEM);
+    CHECK_ERR(brk(start + (1l << 46)), ENOMEM);
     CHECK_EQ(sbrk(0), start + 10 * PAGE);
     puts("impossible ends change nothing");
 

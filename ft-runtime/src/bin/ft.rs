@@ -1,1 +1,117 @@
-fn main() {}
+//! `ft`: what people type. Parses, calls, prints; nothing is decided here.
+
+use clap::{Args, Parser, Subcommand};
+use ft_runtime::record::{self, Record};
+use ft_runtime::replay::Replay;
+use ft_runtime::start::{EXIT_FT, Error, Show};
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::exit;
+use tracing_subscriber::EnvFilter;
+
+/// Keeps an unmodified server alive through the loss of its machine.
+#[derive(Parser)]
+#[command(name = "ft", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a server.
+    Run(Run),
+    /// Run a server and record all it learns from outside.
+    Record(RecordArgs),
+    /// Run a recorded server again and check that it does the same.
+    Replay(ReplayArgs),
+}
+
+#[derive(Args)]
+struct Run {
+    /// Without a peer: nothing is protected.
+    #[arg(long, required = true)]
+    solo: bool,
+    /// Print at the end which system calls were made, and how often.
+    #[arg(long)]
+    calls: bool,
+    #[command(flatten)]
+    guest: Guest,
+}
+
+#[derive(Args)]
+struct RecordArgs {
+    /// The recording.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// A directory whose content at the start belongs to the recording; several are allowed.
+    #[arg(long, value_name = "DIR")]
+    state: Vec<PathBuf>,
+    /// Hash the server's memory at every N-th input point at which it idles (0: never).
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    memory_every: u64,
+    #[command(flatten)]
+    guest: Guest,
+}
+
+#[derive(Args)]
+struct ReplayArgs {
+    /// The recording.
+    recording: PathBuf,
+    /// Write a line per system call into FILE.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Keep the private copy of what was changed, and the server's output.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Args)]
+struct Guest {
+    /// Write a line per system call into FILE.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// The server and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+fn main() {
+    let filter = EnvFilter::try_from_env("FT_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .with_target(false)
+        .init();
+    let code = run(Cli::parse()).unwrap_or_else(|e| {
+        eprintln!("ft: {e}");
+        EXIT_FT
+    });
+    exit(code);
+}
+
+fn run(cli: Cli) -> Result<i32, Error> {
+    match cli.command {
+        Command::Run(r) => record::solo(&r.guest.command, &Show { trace: r.guest.trace, calls: r.calls }),
+        Command::Record(r) => Record {
+            output: r.output,
+            state_dirs: r.state,
+            memory_every: r.memory_every,
+            command: r.guest.command,
+            show: Show { trace: r.guest.trace, calls: false },
+        }
+        .run(),
+        Command::Replay(r) => {
+            let replay =
+                Replay { recording: r.recording, keep: r.keep, show: Show { trace: r.trace, calls: false } };
+            let report = replay.run()?;
+            let line = serde_json::to_string(&report).expect("a report is plain numbers and text");
+            // A reader that went away is no fault of the replay.
+            let _ = writeln!(std::io::stdout(), "{line}");
+            Ok(report.exit_code())
+        }
+    }
+}

@@ -41,7 +41,6 @@ pub(super) struct Backup<S> {
     children_gone: [[u64; DOMAINS_MAX]; DOMAINS_MAX],
     groups: u64,
     output_bytes: u64,
-    connections_seen: u64,
     ended: Option<Ended>,
     /// Since when nothing changed.
     still: Option<(Observed, Instant)>,
@@ -57,7 +56,6 @@ impl<S: Source> Backup<S> {
             children_gone: [[0; DOMAINS_MAX]; DOMAINS_MAX],
             groups: 0,
             output_bytes: 0,
-            connections_seen: 0,
             ended: None,
             still: None,
             end_seen: false,
@@ -373,6 +371,7 @@ impl<S: Source> Part for Backup<S> {
         s.input_bytes = self.feed.stats.input_bytes;
         s.memory_checks = self.feed.stats.memory_checks;
         s.output_bytes = self.output_bytes;
-        s.connections = self.connections_seen;
+        s.connections = self.feed.stats.connections;
     }
+    fn abort(&mut self, _: &EngineError) {}
 }

@@ -66,6 +66,7 @@ pub enum Group {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FeedStats {
     pub entries: u64,
+    pub connections: u64,
     pub input_bytes: u64,
     pub memory_checks: u64,
 }
@@ -116,8 +117,10 @@ impl<S: Source> Feed<S> {
             let entry = Entry::decode(&frame).map_err(|source| FeedError::Decode { domain, source })?;
             match entry {
                 Entry::Event(e) => {
-                    if let Event::Data { bytes, .. } = e {
-                        self.stats.input_bytes += bytes.len() as u64;
+                    match e {
+                        Event::Data { bytes, .. } => self.stats.input_bytes += bytes.len() as u64,
+                        Event::Accept { .. } => self.stats.connections += 1,
+                        _ => {}
                     }
                     lane.pending_bytes += frame.len();
                     if lane.pending_bytes > PENDING_BYTES_MAX {
@@ -232,7 +235,7 @@ mod tests {
         assert_eq!(f.take(d), Some(entries(&[applied(4, 2), data(2, b"b"), data(1, b"c")])));
         assert_eq!(f.peek(d).unwrap(), None);
         assert_eq!(f.pending(d), 1);
-        assert_eq!(f.stats, FeedStats { entries: 6, input_bytes: 7, memory_checks: 0 });
+        assert_eq!(f.stats, FeedStats { entries: 6, connections: 0, input_bytes: 7, memory_checks: 0 });
     }
 
     #[test]

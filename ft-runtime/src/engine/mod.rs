@@ -38,6 +38,8 @@ use trace::Trace;
 
 /// Messages taken from one domain before the others have their turn.
 const DRAIN_FRAMES_MAX: usize = 4096;
+/// Different refusals that are told; a guest can make up any number.
+const REFUSALS_MAX: usize = 64;
 const EPOLL_EVENTS: usize = 256;
 /// A ring to the guest is full: look again this often. (A guest that follows doesn't announce that it made room.)
 const BACKLOG_POLL: Duration = Duration::from_millis(1);
@@ -126,8 +128,8 @@ pub struct Stats {
 pub struct Outcome {
     pub ended: Ended,
     pub stats: Stats,
-    /// What the guest did that can't be done in lockstep.
-    pub refused: Option<String>,
+    /// What the guest asked for and was refused because it can't be done in lockstep; each once.
+    pub refused: Vec<String>,
 }
 
 /// What both roles share.
@@ -139,7 +141,7 @@ pub(crate) struct Core {
     domains: [Option<Domain>; DOMAINS_MAX],
     trace: Option<Trace>,
     domains_seen: u64,
-    refused: Option<String>,
+    refused: Vec<String>,
 }
 
 /// Rare acts that touch other domains than their own.
@@ -174,7 +176,7 @@ impl Core {
             domains: Default::default(),
             trace: setup.trace,
             domains_seen: 0,
-            refused: None,
+            refused: Vec::new(),
         };
         core.adopt(domain)?;
         Ok(core)
@@ -270,7 +272,7 @@ impl Core {
     }
 
     /// Acts that are the same in both roles. `Ok(false)`: not one of them.
-    fn common_act(trace: &mut Option<Trace>, refused: &mut Option<String>, d: DomainId, act: &Act) -> Result<bool, EngineError> {
+    fn common_act(trace: &mut Option<Trace>, refused: &mut Vec<String>, d: DomainId, act: &Act) -> Result<bool, EngineError> {
         match act {
             Act::Trace { .. } => {
                 if let Some(t) = trace {
@@ -280,8 +282,10 @@ impl Core {
             Act::Note { text } => tracing::info!(domain = %d, "guest: {}", String::from_utf8_lossy(text)),
             Act::Refused { text } => {
                 let text = String::from_utf8_lossy(text).into_owned();
-                tracing::error!(domain = %d, "the guest can't go on in lockstep: {text}");
-                refused.get_or_insert(text);
+                if refused.len() < REFUSALS_MAX && !refused.contains(&text) {
+                    tracing::warn!(domain = %d, "refused: {text}");
+                    refused.push(text);
+                }
             }
             _ => return Ok(false),
         }
@@ -318,6 +322,8 @@ trait Part {
     fn deadline(&self) -> Option<Instant>;
     fn ended(&mut self, core: &Core, now: Instant) -> Result<Option<Ended>, EngineError>;
     fn add_stats(&self, stats: &mut Stats);
+    /// The run ends by this error: save what can be saved.
+    fn abort(&mut self, error: &EngineError);
 }
 
 /// A guest with its engine, ready to run.
@@ -344,6 +350,9 @@ impl Engine {
     pub fn run(mut self) -> Result<Outcome, EngineError> {
         let result = self.run_to_end();
         self.core.kill_all();
+        if let Err(e) = &result {
+            self.part.abort(e);
+        }
         if let Some(t) = &mut self.core.trace {
             let flushed = t.flush().map_err(|e| EngineError::system("writing the trace", e));
             if result.is_ok() {
@@ -353,7 +362,7 @@ impl Engine {
         let ended = result?;
         let mut stats = Stats { domains: self.core.domains_seen, points: self.core.points(), ..Stats::default() };
         self.part.add_stats(&mut stats);
-        Ok(Outcome { ended, stats, refused: self.core.refused.take() })
+        Ok(Outcome { ended, stats, refused: std::mem::take(&mut self.core.refused) })
     }
 
     fn run_to_end(&mut self) -> Result<Ended, EngineError> {

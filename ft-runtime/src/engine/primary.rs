@@ -313,4 +313,11 @@ impl Part for Primary {
         s.input_bytes = self.front.stats.input_bytes;
         s.output_bytes = self.front.stats.output_bytes;
     }
+    fn abort(&mut self, error: &EngineError) {
+        // The log itself may be what failed; the run's error says it all.
+        let saved = self.log.note(&format!("the recorder gave up: {error}")).and_then(|()| self.log.finish(End::Stopped));
+        if let Err(e) = saved {
+            tracing::warn!("the log could not be finished: {e}");
+        }
+    }
 }

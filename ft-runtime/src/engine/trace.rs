@@ -34,11 +34,11 @@ impl Trace {
 }
 
 /// Name of a system call, from the shim's table.
-pub fn call_name(_nr: usize) -> Option<&'static str> {
-    None
+pub fn call_name(number: usize) -> Option<&'static str> {
+    ft_shim::table::name(u32::try_from(number).ok()?)
 }
 
 /// What the shim's table does with a call.
-pub fn call_class(_nr: usize) -> Option<&'static str> {
-    None
+pub fn call_class(number: usize) -> &'static str {
+    u32::try_from(number).map_or("", ft_shim::table::class_name)
 }

@@ -20,6 +20,10 @@ use std::time::{Duration, Instant};
 /// Different barriers a connection tells apart; more are merged to the latest.
 const HELD_MARKS: usize = 8;
 
+/// The guest did what its windows or its own end forbid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beyond;
+
 /// What a read brought.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Filled {
@@ -237,9 +241,9 @@ impl Connection {
     }
 
     /// The guest has read up to `upto`. `Err`: it can't have. `Ok(true)`: worth reading on.
-    pub fn consume(&mut self, upto: u64) -> Result<bool, ()> {
+    pub fn consume(&mut self, upto: u64) -> Result<bool, Beyond> {
         if upto > self.received {
-            return Err(());
+            return Err(Beyond);
         }
         self.consumed = self.consumed.max(upto);
         Ok(self.wants_read() && RX_WINDOW_BYTES - (self.received - self.consumed) >= RESUME_BYTES)
@@ -247,9 +251,9 @@ impl Connection {
 
     /// Output of the guest, which may leave once the log is committed up to `barrier`.
     /// `Err`: more than the guest may have unacknowledged, or after its own FIN.
-    pub fn send(&mut self, bytes: &[u8], barrier: LogIndex) -> Result<(), ()> {
+    pub fn send(&mut self, bytes: &[u8], barrier: LogIndex) -> Result<(), Beyond> {
         if self.guest != Guest::Open || self.output.end() + bytes.len() as u64 - self.acked_told > TX_WINDOW_BYTES {
-            return Err(());
+            return Err(Beyond);
         }
         self.output.push(bytes);
         self.held.hold(self.output.end(), barrier);

@@ -10,7 +10,7 @@ pub mod listener;
 pub mod send_queue;
 
 use crate::engine::EngineError;
-use connection::{Connection, Filled, Pumped};
+use connection::{Beyond, Connection, Filled, Pumped};
 use ft_log::entry::{Event, PAYLOAD_BYTES_MAX};
 use ft_log::ids::{ConnId, ListenerId, LogIndex};
 use listener::{Accepted, Listener};
@@ -175,7 +175,7 @@ impl Front {
         self.stats.output_bytes += bytes.len() as u64;
         // It may be over already on our side, never on the guest's: ids are not reused.
         let Some(c) = self.connections.get_mut(&id) else { return self.known(id) };
-        c.send(bytes, barrier).map_err(|()| {
+        c.send(bytes, barrier).map_err(|Beyond| {
             EngineError::Guest(format!(
                 "it sent {} bytes on connection {id} beyond its window or after its end (end {}, acknowledged {})",
                 bytes.len(),
@@ -203,7 +203,7 @@ impl Front {
 
     pub fn consumed(&mut self, id: ConnId, upto: u64) -> Result<(), EngineError> {
         let Some(c) = self.connections.get_mut(&id) else { return self.known(id) };
-        let resume = c.consume(upto).map_err(|()| {
+        let resume = c.consume(upto).map_err(|Beyond| {
             EngineError::Guest(format!("it read {upto} bytes of connection {id}, which had {}", c.received()))
         })?;
         if resume {

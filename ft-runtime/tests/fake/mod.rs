@@ -47,10 +47,12 @@ pub fn free_port() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
+pub type Entries = Arc<Mutex<Vec<(DomainId, Vec<u8>)>>>;
+
 /// The log in memory; `hold` keeps it uncommitted until told otherwise.
 #[derive(Clone, Default)]
 pub struct MemoryLog {
-    pub entries: Arc<Mutex<Vec<(DomainId, Vec<u8>)>>>,
+    pub entries: Entries,
     pub notes: Arc<Mutex<Vec<String>>>,
     pub end: Arc<Mutex<Option<End>>>,
     pub hold: Arc<AtomicBool>,
@@ -189,6 +191,12 @@ impl Io {
         unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, 1, &raw const t) };
     }
 
+    /// A fork child's end: another slot of the same segment.
+    pub fn fork(&self, domain: u16) -> Self {
+        let bell = self.doorbell.try_clone().unwrap();
+        Self::new(self.segment, domain, bell, FakeProcess::new(), self.follows)
+    }
+
     fn is_killed(&self) -> bool {
         self.process.killed.load(Ordering::SeqCst)
     }
@@ -242,7 +250,8 @@ impl Io {
         if self.is_killed() { Err(Killed) } else { Ok(()) }
     }
 
-    fn next(&mut self) -> Result<Vec<u8>, Killed> {
+    /// The next message, waiting for it.
+    pub fn next(&mut self) -> Result<Vec<u8>, Killed> {
         let status = &self.segment.domain(self.domain.0).status;
         loop {
             if let Some(b) = self.pop() {

@@ -62,19 +62,21 @@ pub fn digest_user(k: &mut Kernel, at: u64, n: usize) {
     }
 }
 
-/// readlink, getcwd: the text goes into the digest.
+/// readlink, getcwd, extended attributes: what was read goes into the digest.
 pub fn text(k: &mut Kernel, a: &Args) -> Reply {
     let number = k.threads.cur().call.number;
     const GETCWD: u32 = 79;
     const READLINKAT: u32 = 267;
-    let at = match number {
-        GETCWD => a[0],
-        READLINKAT => a[2],
-        _ => a[1],
+    const GETXATTR: core::ops::RangeInclusive<u32> = 191..=193;
+    let (at, room) = match number {
+        GETCWD => (a[0], a[1]),
+        READLINKAT => (a[2], a[3]),
+        n if GETXATTR.contains(&n) => (a[2], a[3]),
+        _ => (a[1], a[2]),
     };
     // SAFETY: as in `run`.
     let n = unsafe { raw::syscall(number as usize, *a) };
-    if n > 0 {
+    if n > 0 && room > 0 {
         digest_user(k, at, n as usize);
     }
     done(n)

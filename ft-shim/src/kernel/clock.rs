@@ -5,7 +5,7 @@
 
 use super::threads::Block;
 use super::{Args, Kernel, Outcome, Reply, done};
-use crate::raw::{EINVAL, NS, Timespec};
+use crate::raw::{EINVAL, EPERM, NS, Timespec};
 use crate::user;
 use ft_log::entry::ClockSample;
 
@@ -69,6 +69,7 @@ impl Kernel {
         if self.clock.reads >= READS_MAX {
             self.poll_point(true);
         }
+        self.fire_timers();
         self.clock.now()
     }
 
@@ -125,6 +126,15 @@ pub fn clock_getres(_: &mut Kernel, a: &Args) -> Reply {
         user::write(a[1], &Timespec { sec: 0, nsec: if coarse { 4_000_000 } else { 1 } })?;
     }
     done(0)
+}
+
+/// A guest that sets the clock would set it on one host.
+pub fn clock_settime(k: &mut Kernel, a: &Args) -> Reply {
+    if a[0] != 0 {
+        return Err(EINVAL);
+    }
+    k.refuse("clock_settime", "the hosts' clocks are the operator's");
+    Err(EPERM)
 }
 
 pub fn gettimeofday(k: &mut Kernel, a: &Args) -> Reply {

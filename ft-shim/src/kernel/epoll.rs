@@ -35,6 +35,19 @@ struct Item {
     events: u32,
     data: u64,
     queued: bool,
+    /// A one-shot item that has fired: nothing until it is modified, not even errors.
+    spent: bool,
+}
+
+impl Item {
+    fn new(events: u32, data: u64) -> Self {
+        Self { events, data, queued: false, spent: false }
+    }
+
+    /// What it wants to know: errors and hang-up need no asking.
+    fn wants(&self) -> u32 {
+        if self.spent { 0 } else { (self.events | ERR | HUP) & !PRIVATE }
+    }
 }
 
 #[derive(Default)]
@@ -69,7 +82,7 @@ impl Kernel {
             Object::Epoll(e) => {
                 let ready = |key: &Key| {
                     e.items.get(key).is_some_and(|i| {
-                        depth < NESTING_MAX && self.ready_nested(key.1, depth + 1) & (i.events | ERR | HUP) != 0
+                        depth < NESTING_MAX && self.ready_nested(key.1, depth + 1) & i.wants() != 0
                     })
                 };
                 if e.queue.iter().any(ready) { IN } else { 0 }
@@ -94,7 +107,7 @@ impl Kernel {
             let (epd, fd) = self.fds.at(d).watchers[i];
             let Object::Epoll(e) = &mut self.fds.at_mut(epd).object else { continue };
             let Some(item) = e.items.get_mut(&(fd, d)) else { continue };
-            if item.events & !PRIVATE == 0 || (item.events | ERR | HUP) & mask == 0 {
+            if item.wants() & mask == 0 {
                 continue;
             }
             if !item.queued {
@@ -142,11 +155,8 @@ impl Kernel {
             let Some(key) = e.queue.pop_front() else { break };
             let Some(item) = e.items.get_mut(&key) else { continue };
             item.queued = false;
-            let (events, data) = (item.events, item.data);
-            if events & !PRIVATE == 0 {
-                continue;
-            }
-            let ready = self.ready(key.1) & (events | ERR | HUP) & !PRIVATE;
+            let (events, data, wants) = (item.events, item.data, item.wants());
+            let ready = self.ready(key.1) & wants;
             if ready == 0 {
                 continue;
             }
@@ -154,7 +164,7 @@ impl Kernel {
             let Object::Epoll(e) = &mut self.fds.at_mut(epd).object else { break };
             let Some(item) = e.items.get_mut(&key) else { continue };
             if events & ONESHOT != 0 {
-                item.events &= PRIVATE;
+                item.spent = true;
             } else if events & EDGE == 0 {
                 item.queued = true;
                 e.queue.push_back(key);
@@ -192,6 +202,9 @@ pub fn epoll_ctl(k: &mut Kernel, a: &Args) -> Reply {
     }
     let epd = k.fds.desc_of(epfd)?;
     let d = k.fds.desc_of(fd)?;
+    if matches!(&k.fds.at(d).object, Object::File(f) if f.path_only) {
+        return Err(EBADF);
+    }
     if matches!(k.fds.at(d).object, Object::File(_) | Object::Recorded(_) | Object::Console) {
         return Err(EPERM);
     }
@@ -214,15 +227,14 @@ pub fn epoll_ctl(k: &mut Kernel, a: &Args) -> Reply {
         (ADD, Some(_)) => return Err(EEXIST),
         (MOD | DEL, None) => return Err(ENOENT),
         (ADD, None) => {
-            e.items.insert(key, Item { events, data, queued: false });
+            e.items.insert(key, Item::new(events, data));
             k.fds.at_mut(d).watchers.push((epd, fd as i32));
         }
         (MOD, Some(item)) => {
             if item.events & EXCLUSIVE != 0 {
                 return Err(EINVAL);
             }
-            item.events = events;
-            item.data = data;
+            (item.events, item.data, item.spent) = (events, data, false);
         }
         (DEL, Some(_)) => {
             e.items.remove(&key);
@@ -232,7 +244,7 @@ pub fn epoll_ctl(k: &mut Kernel, a: &Args) -> Reply {
         }
         _ => return Err(EINVAL),
     }
-    if events & !PRIVATE != 0 && k.ready(d) & (events | ERR | HUP) != 0 {
+    if k.ready(d) & (events | ERR | HUP) & !PRIVATE != 0 {
         let (_, e) = k.epoll_mut(epfd)?;
         let item = e.items.get_mut(&key).ok_or(ENOENT)?;
         if !item.queued {

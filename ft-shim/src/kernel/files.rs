@@ -22,6 +22,8 @@ const RECORDED_BYTES_MAX: usize = 8 << 20;
 
 pub struct File {
     listing: Option<Listing>,
+    /// Opened with O_PATH: a name, nothing to read or poll.
+    pub path_only: bool,
 }
 
 /// A directory as it was when reading it began.
@@ -60,7 +62,7 @@ pub struct Files {
 
 impl File {
     pub fn other() -> Self {
-        Self { listing: None }
+        Self { listing: None, path_only: false }
     }
 }
 
@@ -274,7 +276,8 @@ pub fn openat(k: &mut Kernel, a: &Args) -> Reply {
     if fd < 0 {
         return Err(-fd);
     }
-    k.adopt(fd as i32, Object::File(File { listing: None }), flags & O_CLOEXEC);
+    const O_PATH: u32 = 0o1000_0000;
+    k.adopt(fd as i32, Object::File(File { listing: None, path_only: flags & O_PATH != 0 }), flags & O_CLOEXEC);
     done(fd)
 }
 
@@ -324,14 +327,14 @@ pub fn memfd_create(k: &mut Kernel, a: &Args) -> Reply {
     if fd < 0 {
         return Err(-fd);
     }
-    k.adopt(fd as i32, Object::File(File { listing: None }), if a[1] & CLOEXEC != 0 { O_CLOEXEC } else { 0 });
+    k.adopt(fd as i32, Object::File(File::other()), if a[1] & CLOEXEC != 0 { O_CLOEXEC } else { 0 });
     done(fd)
 }
 
 pub fn lseek(k: &mut Kernel, a: &Args) -> Reply {
     let d = k.fds.desc_of(a[0])?;
     match &mut k.fds.at_mut(d).object {
-        Object::File(File { listing: Some(_) }) => seek_listing(k, d, a),
+        Object::File(File { listing: Some(_), .. }) => seek_listing(k, d, a),
         Object::File(_) => both::run(k, nr::LSEEK as u32, a),
         Object::Recorded(r) if r.listing.is_some() => seek_listing(k, d, a),
         Object::Recorded(_) => {

@@ -4,7 +4,7 @@
 use super::fds::Object;
 use super::{Args, Kernel, Reply, done};
 use crate::digest::hash;
-use crate::raw::{self, EACCES, EBADF, EEXIST, EINVAL, ENODEV, ENOMEM, nr};
+use crate::raw::{self, EBADF, EEXIST, EINVAL, ENODEV, ENOMEM, nr};
 use crate::trap::frame::reg;
 use alloc::vec::Vec;
 use ft_log::shared::{Header, SHIM_REGION, map_kind};
@@ -214,7 +214,7 @@ pub fn mmap(k: &mut Kernel, a: &Args) -> Reply {
                 k.refuse("mmap of a file that differs between hosts", "read it instead");
                 return Err(ENODEV);
             }
-            _ => return Err(EACCES),
+            _ => return Err(ENODEV),
         }
     }
     let fixed = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0;
@@ -320,7 +320,10 @@ pub fn mremap(k: &mut Kernel, a: &Args) -> Reply {
         return Err(raw::EFAULT);
     };
     let (to, real_flags) = if flags & FIXED != 0 {
-        valid_guest_range(target, new_len)?;
+        let end = valid_guest_range(target, new_len).map_err(|_| EINVAL)?;
+        if target % PAGE != 0 || (target < old_end && old < end) {
+            return Err(EINVAL);
+        }
         (target, MAYMOVE | FIXED)
     } else if new_len <= old_len || k.memory.is_free(old_end, old + new_len) {
         (old, 0)

@@ -130,6 +130,7 @@ impl Kernel {
         }
         self.signals.pending.push(info);
         self.signals.look = true;
+        self.changed = true; // who waits for signals looks again
         self.notify_signalfds();
         if let Some(t) = self.waiting_open_thread(info.signo).or(open) {
             self.interrupt(t, info.signo);
@@ -144,6 +145,7 @@ impl Kernel {
         }
         self.threads.at_mut(t).signal.pending.push(info);
         self.signals.look = true;
+        self.changed = true;
         self.notify_signalfds();
         if open {
             self.interrupt(t, info.signo);
@@ -170,8 +172,6 @@ impl Kernel {
 
     /// Ends the wait of thread `t` for a signal that it will take.
     fn interrupt(&mut self, t: usize, signo: u32) {
-        // A call that waits for signals looks at what is pending when it is tried again.
-        self.changed = true;
         if self.threads.waits_for(t).is_none() {
             return;
         }
@@ -571,10 +571,16 @@ fn post(k: &mut Kernel, thread: Option<usize>, info: SigInfo) {
 }
 
 pub fn tkill(k: &mut Kernel, a: &Args) -> Reply {
+    if a[0] as i32 <= 0 {
+        return Err(EINVAL);
+    }
     to_thread(k, a[0] as i32, a[1])
 }
 
 pub fn tgkill(k: &mut Kernel, a: &Args) -> Reply {
+    if a[0] as i32 <= 0 || a[1] as i32 <= 0 {
+        return Err(EINVAL);
+    }
     if a[0] as i32 != k.process.pid {
         return Err(ESRCH);
     }

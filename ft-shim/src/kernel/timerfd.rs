@@ -43,6 +43,7 @@ pub fn timerfd_settime(k: &mut Kernel, a: &Args) -> Reply {
     let [old_every, old_left] = t.interval.value(now);
     t.interval = Interval { next, every };
     t.expired = 0;
+    k.timers_changed();
     if a[3] != 0 {
         user::write(a[3], &[Timespec::from_ns(old_every), Timespec::from_ns(old_left)])?;
     }

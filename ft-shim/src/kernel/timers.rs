@@ -6,6 +6,7 @@ use super::threads::NEVER;
 use super::{Args, Kernel, Reply, done};
 use crate::raw::{EINVAL, NS, Timespec};
 use crate::user;
+use alloc::vec::Vec;
 
 /// An interval timer on the monotonic clock.
 #[derive(Clone, Copy, Debug)]
@@ -56,16 +57,18 @@ struct PosixTimer {
 pub struct Timers {
     real: Interval,
     posix: Slab<PosixTimer>,
+    /// The earliest time of any timer of the domain.
+    next_fire: u64,
 }
 
 impl Default for Timers {
     fn default() -> Self {
-        Self { real: Interval::OFF, posix: Slab::default() }
+        Self { real: Interval::OFF, posix: Slab::default(), next_fire: NEVER }
     }
 }
 
 impl Timers {
-    pub fn next_deadline(&self) -> u64 {
+    fn next_deadline(&self) -> u64 {
         self.posix.iter().map(|(_, t)| t.interval.next).fold(self.real.next, u64::min)
     }
 
@@ -76,9 +79,47 @@ impl Timers {
 }
 
 impl Kernel {
-    /// After each clock sample.
+    /// When the clock has moved: by a sample, or by the guest's reads.
     pub fn fire_timers(&mut self) {
         let now = self.clock.now();
+        if now < self.timers.next_fire {
+            return;
+        }
+        self.fire_signal_timers(now);
+        self.fire_timerfds();
+        self.rearm();
+    }
+
+    /// A timer was set: it may be due already.
+    pub fn timers_changed(&mut self) {
+        self.rearm();
+        self.fire_timers();
+    }
+
+    fn rearm(&mut self) {
+        self.timers.next_fire = self.timers.next_deadline().min(self.next_timerfd());
+    }
+
+    pub fn next_timer(&self) -> u64 {
+        self.timers.next_fire
+    }
+
+    /// A timer whose signal is still pending counts overruns instead of sending another.
+    fn merge_pending_timer(&mut self, id: u32, fired: u64) -> bool {
+        let threads = self.threads.indices().collect::<Vec<_>>();
+        let is = |s: &SigInfo| s.code == SI_TIMER && s.first[0] == id;
+        let own = threads.into_iter().find(|&t| self.threads.at(t).signal.pending.iter().any(is));
+        let queue = match own {
+            Some(t) => &mut self.threads.at_mut(t).signal.pending,
+            None => &mut self.signals.pending,
+        };
+        let Some(s) = queue.iter_mut().find(|s| is(s)) else { return false };
+        s.first[1] += fired as u32;
+        self.timers.posix.at_mut(id as usize).overrun = s.first[1].into();
+        true
+    }
+
+    fn fire_signal_timers(&mut self, now: u64) {
         if self.timers.real.expire(now) > 0 {
             self.post_to_process(SigInfo { signo: SIGALRM, code: SI_KERNEL, ..SigInfo::default() });
         }
@@ -88,6 +129,10 @@ impl Kernel {
             if n == 0 {
                 continue;
             }
+            if self.merge_pending_timer(i as u32, n) {
+                continue;
+            }
+            let t = self.timers.posix.at_mut(i);
             t.overrun = n - 1;
             let info = SigInfo { signo: t.signo, code: SI_TIMER, first: [i as u32, t.overrun as u32], value: t.value };
             match t.notify {
@@ -100,7 +145,6 @@ impl Kernel {
                 }
             }
         }
-        self.fire_timerfds();
     }
 }
 
@@ -123,6 +167,7 @@ pub fn setitimer(k: &mut Kernel, a: &Args) -> Reply {
             let now = k.clock.now();
             let old = k.timers.real.value(now);
             k.timers.real = if value == 0 { Interval::OFF } else { Interval { next: now + value, every } };
+            k.timers_changed();
             old
         }
         1 | 2 => {
@@ -159,6 +204,7 @@ pub fn alarm(k: &mut Kernel, a: &Args) -> Reply {
         0 => Interval::OFF,
         s => Interval { next: now + u64::from(s) * NS, every: 0 },
     };
+    k.timers_changed();
     done(left.div_ceil(NS) as i64)
 }
 
@@ -205,6 +251,7 @@ pub fn timer_settime(k: &mut Kernel, a: &Args) -> Reply {
     let [old_every, old_left] = t.interval.value(now);
     t.interval = Interval { next, every };
     t.overrun = 0;
+    k.timers_changed();
     if a[3] != 0 {
         user::write(a[3], &[Timespec::from_ns(old_every), Timespec::from_ns(old_left)])?;
     }
@@ -224,5 +271,6 @@ pub fn timer_getoverrun(k: &mut Kernel, a: &Args) -> Reply {
 pub fn timer_delete(k: &mut Kernel, a: &Args) -> Reply {
     k.timers.posix.get(a[0] as usize).ok_or(EINVAL)?;
     k.timers.posix.remove(a[0] as usize);
+    k.timers_changed();
     done(0)
 }

@@ -85,6 +85,7 @@ fn guest_cpuid(leaf: u32, sub: u32) -> [u32; 4] {
 }
 
 /// cpuid for real: the trap is off for the one instruction.
+#[inline(never)]
 fn native_cpuid(leaf: u32, sub: u32) -> [u32; 4] {
     const ARCH_SET_CPUID: u32 = 0x1012;
     // SAFETY: only whether cpuid traps changes; nothing else runs meanwhile.

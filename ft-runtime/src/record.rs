@@ -1,0 +1,102 @@
+//! `ft run --solo` and `ft record`: a guest without a peer, with or without a recording.
+
+use crate::archive;
+use crate::engine::log::{NoLog, Recorder};
+use crate::logfile::{Header, LogWriter, OsText, hex};
+use crate::start::{Error, Show, Surroundings, exit_code_of, io_error, run_primary};
+use sha2::{Digest, Sha256};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// `ft run --solo`: the exit status.
+pub fn solo(command: &[OsString], show: &Show) -> Result<i32, Error> {
+    let s = Surroundings::here(command, 0)?;
+    let outcome = run_primary(&s, Box::new(NoLog::default()), show)?;
+    Ok(exit_code_of(&outcome))
+}
+
+/// `ft record`.
+pub struct Record {
+    pub output: PathBuf,
+    pub state_dirs: Vec<PathBuf>,
+    pub memory_every: u64,
+    pub command: Vec<OsString>,
+    pub show: Show,
+}
+
+impl Record {
+    /// The exit status.
+    pub fn run(&self) -> Result<i32, Error> {
+        let s = Surroundings::here(&self.command, self.memory_every)?;
+        let dirs = state_dirs(&self.state_dirs, &self.output)?;
+        let header = header(&s, &dirs)?;
+        let writer = LogWriter::create(&self.output, &header, |k, out| archive::pack(&dirs[k], out))?;
+        let outcome = run_primary(&s, Box::new(Recorder::new(writer)), &self.show)?;
+        Ok(exit_code_of(&outcome))
+    }
+}
+
+/// Absolute and without symbolic links, so that they name the same in a replay.
+fn state_dirs(given: &[PathBuf], output: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut out: Vec<PathBuf> = Vec::with_capacity(given.len());
+    let parent = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let output_dir = fs::canonicalize(parent).map_err(io_error(parent.display().to_string()))?;
+    for d in given {
+        let full = fs::canonicalize(d).map_err(io_error(format!("state directory {}", d.display())))?;
+        if !full.is_dir() || full == Path::new("/") {
+            return Err(Error::Refused(format!("{} can't be a state directory: name a directory below /", d.display())));
+        }
+        if output_dir.starts_with(&full) {
+            return Err(Error::Refused(format!(
+                "the recording would lie in the state directory {}: write it elsewhere",
+                d.display()
+            )));
+        }
+        if let Some(other) = out.iter().find(|o| full.starts_with(o) || o.starts_with(&full)) {
+            return Err(Error::Refused(format!("state directories {} and {} overlap", other.display(), d.display())));
+        }
+        out.push(full);
+    }
+    Ok(out)
+}
+
+fn header(s: &Surroundings, dirs: &[PathBuf]) -> Result<Header, Error> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").map_err(io_error("the kernel's release"))?;
+    let variable = |(name, value): &(OsString, OsString)| {
+        let mut v = name.clone();
+        v.push("=");
+        v.push(value);
+        OsText(v)
+    };
+    Ok(Header {
+        ft_version: env!("CARGO_PKG_VERSION").into(),
+        program: OsText(s.program.clone().into()),
+        program_sha256: sha256(&s.program).map_err(io_error(s.program.display().to_string()))?,
+        argv: s.argv.iter().cloned().map(OsText).collect(),
+        env: s.env.iter().map(variable).collect(),
+        cwd: OsText(s.cwd.clone().into()),
+        umask: s.umask,
+        seed: s.seed,
+        at_random: hex(&s.at_random),
+        memory_every: s.memory_every,
+        kernel_release: release.trim().into(),
+        state_dirs: dirs.iter().map(|d| OsText(d.clone().into())).collect(),
+        stdout: crate::replay::StreamKind::of(&io::stdout()),
+        stderr: crate::replay::StreamKind::of(&io::stderr()),
+    })
+}
+
+/// Digest of a file, hexadecimal.
+pub(crate) fn sha256(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut digest = Sha256::new();
+    let mut b = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut b)? {
+            0 => return Ok(hex(&digest.finalize())),
+            n => digest.update(&b[..n]),
+        }
+    }
+}
