@@ -172,7 +172,7 @@ pub fn fork(k: &mut Kernel, flags: u64, stack: u64, parent_tid: u64, child_tid: 
 impl Kernel {
     /// The first steps of a fork child.
     fn become_child(&mut self, domain: u16, pid: i32) {
-        entry::arm();
+        entry::dispatch();
         const PR_SET_PDEATHSIG: u32 = 1;
         // SAFETY: the child must not outlive its parent.
         unsafe { raw!(nr::PRCTL, PR_SET_PDEATHSIG, 9) };

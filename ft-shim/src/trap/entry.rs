@@ -102,9 +102,8 @@ extern "C" fn start() {
     arm();
 }
 
-/// Installs handlers, dispatch and the traps for time stamps and cpuid. Also in a fork child, which inherits
-/// the handlers but not the dispatch.
-pub fn arm() {
+/// Installs handlers, the traps for time stamps and cpuid, and dispatch.
+fn arm() {
     let stack = [&raw const STACK as u64, 0, STACK_BYTES as u64];
     // SAFETY: the stack is static and large enough for the largest frame.
     let r = unsafe { raw!(nr::SIGALTSTACK, stack.as_ptr() as u64, 0) };
@@ -131,9 +130,14 @@ pub fn arm() {
         assert!(raw!(nr::PRCTL, PR_SET_TSC, PR_TSC_SIGSEGV) == 0, "PR_SET_TSC");
         assert!(raw!(nr::ARCH_PRCTL, ARCH_SET_CPUID, 0) == 0, "ARCH_SET_CPUID: this cpu can't trap cpuid");
     }
+    dispatch();
+}
+
+/// From here on every call outside the shim's text comes to `on_call`. A fork child inherits all but this.
+pub fn dispatch() {
     const PR_SET_SYSCALL_USER_DISPATCH: u32 = 59;
     let (lo, len) = text();
-    // SAFETY: from here on every call outside our text comes to `on_call`.
+    // SAFETY: the handler is installed.
     let r = unsafe { raw!(nr::PRCTL, PR_SET_SYSCALL_USER_DISPATCH, 1, lo, len, 0) };
     assert!(r == 0, "PR_SET_SYSCALL_USER_DISPATCH: kernel without it?");
 }
