@@ -52,10 +52,12 @@ pub struct Summary {
 
 impl Lockstep {
     pub fn run(self) -> io::Result<Summary> {
-        let ft = self.ft()?;
         let (place, temporary) = self.place()?;
+        // A copy: a build during the run must not mix two versions, and a kept recording keeps its ft.
+        let ft = place.file("ft");
+        std::fs::copy(self.ft()?, &ft)?;
         let mut failures = Vec::new();
-        eprintln!("seed {}, {} s of load, everything in {}", self.seed, self.time.as_secs_f64(), place.dir.display());
+        eprintln!("seed {}, {:.0} s of load, everything in {}", self.seed, self.time.as_secs_f64(), place.dir.display());
         let (tally, seconds) = self.record(&ft, &place, &mut failures)?;
         let census = recording::census(&place.recording()).unwrap_or_else(|e| {
             failures.push(e.to_string());
