@@ -80,8 +80,8 @@ pub enum Entry<'a> {
     Memory { point: InputPoint, hash: u64, pages: u64 },
     /// The domain ended; `status` as in `wait4`.
     Exit { status: i32, digest: u64 },
-    /// To a guest that follows: the log ends here, go live. Never stored.
-    GoLive { monotonic_ns_min: u64 },
+    /// To a guest that follows: the log ends here, go live; its clock is at least so far. Never stored.
+    GoLive { monotonic_ns: u64 },
 }
 
 /// What a guest asks of its engine.
@@ -272,9 +272,9 @@ impl<'a> Entry<'a> {
                 w.int(status.into());
                 w.fixed64(digest);
             }
-            Entry::GoLive { monotonic_ns_min } => {
+            Entry::GoLive { monotonic_ns } => {
                 w.u8(tag::GO_LIVE);
-                w.uint(monotonic_ns_min);
+                w.uint(monotonic_ns);
             }
         }
         &[]
@@ -301,7 +301,7 @@ impl<'a> Entry<'a> {
             tag::RECORDED => Entry::Recorded { call: r.u16()?, bytes: r.rest() },
             tag::MEMORY => Entry::Memory { point: InputPoint(r.uint()?), hash: r.fixed64()?, pages: r.uint()? },
             tag::EXIT => Entry::Exit { status: r.i32()?, digest: r.fixed64()? },
-            tag::GO_LIVE => Entry::GoLive { monotonic_ns_min: r.uint()? },
+            tag::GO_LIVE => Entry::GoLive { monotonic_ns: r.uint()? },
             t => Entry::Event(Event::decode(t, r)?),
         })
     }

@@ -62,7 +62,7 @@ impl Recipe {
             11 => Entry::Recorded { call: self.small, bytes },
             12 => Entry::Memory { point, hash: self.d, pages: self.six[2] },
             13 => Entry::Exit { status: self.e as i32, digest: self.d },
-            _ => Entry::GoLive { monotonic_ns_min: self.d },
+            _ => Entry::GoLive { monotonic_ns: self.d },
         }
     }
 

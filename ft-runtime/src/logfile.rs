@@ -543,6 +543,7 @@ impl Recording {
     pub fn cursors(&self) -> Cursors {
         Cursors {
             path: self.path.clone(),
+            limit: None,
             domains: std::array::from_fn(|_| {
                 Cursor { chunks: Chunks::new(self.file.clone(), self.log_at, self.log_end), index: 0, buffered: VecDeque::new() }
             }),
@@ -609,6 +610,7 @@ impl Read for Chunks {
 /// One reader per domain. A domain far behind another costs a second pass over the file, not memory.
 pub struct Cursors {
     path: PathBuf,
+    limit: Option<u64>,
     domains: [Cursor; DOMAINS_MAX],
 }
 
@@ -620,6 +622,11 @@ struct Cursor {
 }
 
 impl Cursors {
+    /// The log as it was after so many entries.
+    pub fn limit(&mut self, entries: u64) {
+        self.limit = Some(entries);
+    }
+
     /// The domain's next entry, encoded; `None` at the log's end.
     pub fn next(&mut self, domain: DomainId) -> Result<Option<Vec<u8>>, LogFileError> {
         let c = &mut self.domains[usize::from(domain.0)];
@@ -644,6 +651,10 @@ impl Cursors {
                 return Err(corrupt());
             }
             c.index += u64::from(usize::from(owner) < DOMAINS_MAX);
+            if self.limit.is_some_and(|n| c.index > n) {
+                c.chunks.at = c.chunks.end;
+                break;
+            }
             if u16::from(owner) != domain.0 {
                 c.chunks.skip(length as u64 - 1);
                 continue;

@@ -1,6 +1,6 @@
 //! What all subcommands that run a guest share: what it is started with, how it is started, how its end becomes ours.
 
-use crate::engine::log::Log;
+use crate::engine::log::{Log, NoLog};
 use crate::engine::trace::{Trace, call_class, call_name};
 use crate::engine::{Ended, Engine, EngineError, Outcome, Setup, sys};
 use crate::guest::{Guest, LaunchError, LaunchSpec, ShimImage, ShimImageError, launch};
@@ -180,6 +180,7 @@ pub fn run_backup(
     feed: crate::engine::feed::Feed<crate::logfile::Cursors>,
     show: &Show,
     signals: OwnedFd,
+    then_live: bool,
     adapt: impl FnOnce(&mut LaunchSpec),
 ) -> Result<Outcome, Error> {
     let trace = show.open_trace()?;
@@ -188,7 +189,13 @@ pub fn run_backup(
     let guest = launch(&mut spec, &ShimImage::embedded()?)?;
     // Ours are the other ends of pipes whose end the readers wait for.
     drop(spec);
-    Ok(Engine::backup(setup(guest, signals, trace)?, feed)?.run()?)
+    let setup = setup(guest, signals, trace)?;
+    let engine = if then_live {
+        Engine::backup_then_primary(setup, feed, Box::new(NoLog::default()))?
+    } else {
+        Engine::backup(setup, feed)?
+    };
+    Ok(engine.run()?)
 }
 
 /// A wait status as a shell shows it.

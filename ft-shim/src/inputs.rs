@@ -44,8 +44,8 @@ pub struct Inputs {
     /// Up to here the log says what was seen.
     logged: u64,
     buffer: Box<[u8]>,
-    /// What the domain's clock is ahead of the host's.
-    ahead_ns: u64,
+    /// What the domain's clock is ahead of the host's: each host counts from its own start.
+    ahead_ns: i64,
     memory_every: u64,
     idles: u64,
     empty_reads: u32,
@@ -104,7 +104,7 @@ impl Inputs {
             Entry::Applied(a) => Head::Applied(a),
             Entry::Passed { point } => Head::Passed(point.0),
             Entry::Memory { point, hash, pages } => Head::Memory(point.0, hash, pages),
-            Entry::GoLive { monotonic_ns_min } => Head::GoLive(monotonic_ns_min),
+            Entry::GoLive { monotonic_ns } => Head::GoLive(monotonic_ns),
             Entry::Exit { status, digest } => Head::Exit(status, digest),
             Entry::Recorded { .. } => Head::Recorded,
             Entry::Event(_) => Head::Event,
@@ -213,7 +213,7 @@ impl Kernel {
 
     /// The domain's clock by the host's, never behind what the guest has read.
     fn host_now(&self) -> u64 {
-        (host_clock_ns(CLOCK_MONOTONIC) + self.inputs.ahead_ns).max(self.clock.now())
+        host_clock_ns(CLOCK_MONOTONIC).saturating_add_signed(self.inputs.ahead_ns).max(self.clock.now())
     }
 
     fn log_applied(&mut self, events: u32, signals: u64, digest: u64, now: u64) {
@@ -327,11 +327,13 @@ impl Kernel {
     }
 
     /// From here on the domain makes its own log.
-    fn go_live(&mut self, monotonic_ns_min: u64) {
+    ///
+    /// `monotonic_ns`: the domain's clock now, as far as the engine knows; it never goes back.
+    fn go_live(&mut self, monotonic_ns: u64) {
         let i = &mut self.inputs;
         i.mode = Mode::Primary;
-        let floor = self.clock.now().max(monotonic_ns_min);
-        i.ahead_ns = floor.saturating_sub(host_clock_ns(CLOCK_MONOTONIC));
+        let now = self.clock.now().max(monotonic_ns);
+        i.ahead_ns = now as i64 - host_clock_ns(CLOCK_MONOTONIC) as i64;
         DIRECT_SIGNALS.store(0, Ordering::Relaxed);
         i.logged = i.point - 1;
         let point = InputPoint(i.point);

@@ -57,6 +57,9 @@ struct RecordArgs {
 
 #[derive(Args)]
 struct ReplayArgs {
+    /// Follow only the first N entries of the log, then go live and make an own log
+    #[arg(long, value_name = "N")]
+    live_after: Option<u64>,
     /// The recording.
     recording: PathBuf,
     /// Write a line per system call into FILE.
@@ -106,7 +109,7 @@ fn run(cli: Cli) -> Result<i32, Error> {
         .run(),
         Command::Replay(r) => {
             let replay =
-                Replay { recording: r.recording, keep: r.keep, show: Show { trace: r.trace, calls: false } };
+                Replay { recording: r.recording, keep: r.keep, live_after: r.live_after, show: Show { trace: r.trace, calls: false } };
             let report = replay.run()?;
             let line = serde_json::to_string(&report).expect("a report is plain numbers and text");
             // A reader that went away is no fault of the replay.

@@ -1,11 +1,17 @@
 //! The engine's part where the guest follows a log: feed each domain, keep the order between domains, compare ends.
+//!
+//! What the guest says to the world here is not said: it is kept, because this host may have to say it. When the log
+//! ends for good the guest goes live and everything kept becomes the primary's.
 
 use super::domain::{Domain, Exit};
 use super::feed::{Feed, Group, Need, Source};
+use super::log::Log;
+use super::primary::Primary;
+use super::unlogged::Unlogged;
 use super::{Across, Core, DRAIN_FRAMES_MAX, Ended, EngineError, Part, Stats, across};
-use crate::front::Token;
+use crate::front::{Front, ListenSpec, Token};
 use ft_log::entry::{Act, Entry, FromGuest};
-use ft_log::ids::DomainId;
+use ft_log::ids::{DomainId, LogIndex};
 use ft_log::shared::DOMAINS_MAX;
 use std::time::{Duration, Instant};
 
@@ -41,6 +47,10 @@ pub(super) struct Backup<S> {
     children_gone: [[u64; DOMAINS_MAX]; DOMAINS_MAX],
     groups: u64,
     output_bytes: u64,
+    /// What this host would have to say for the guest; `None`: nobody will ever ask for it.
+    front: Option<Front>,
+    /// What domains did to each other here and the log has not said yet.
+    unlogged: Unlogged,
     ended: Option<Ended>,
     /// Since when nothing changed.
     still: Option<(Observed, Instant)>,
@@ -56,10 +66,39 @@ impl<S: Source> Backup<S> {
             children_gone: [[0; DOMAINS_MAX]; DOMAINS_MAX],
             groups: 0,
             output_bytes: 0,
+            front: None,
+            unlogged: Unlogged::default(),
             ended: None,
             still: None,
             end_seen: false,
             poll: false,
+        }
+    }
+
+    /// One that may go live: what the guest says is kept in `front`.
+    pub fn that_may_go_live(feed: Feed<S>, front: Front) -> Self {
+        Self { front: Some(front), ..Self::new(feed) }
+    }
+
+    /// What the guest asks of the world, kept.
+    fn keep(&mut self, d: DomainId, act: &Act) -> Result<(), EngineError> {
+        let Some(front) = self.front.as_mut().filter(|_| d == SERVICE) else { return Ok(()) };
+        // Nothing leaves before this host is primary; then there is no other log to wait for.
+        let barrier = LogIndex(0);
+        match *act {
+            Act::Output { conn, bytes } => front.output(conn, bytes, barrier),
+            Act::Shutdown { conn } => front.shutdown(conn, barrier),
+            Act::Close { conn, reset } => front.close(conn, reset, barrier),
+            Act::Consumed { conn, upto } => front.consumed(conn, upto),
+            Act::Listen { listener, address, backlog, v6only } => {
+                front.listen_elsewhere(listener, ListenSpec { address, backlog, v6only });
+                Ok(())
+            }
+            Act::Unlisten { listener } => {
+                front.unlisten(listener);
+                Ok(())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -82,6 +121,7 @@ impl<S: Source> Backup<S> {
                 // The log has the bytes that are read; here only their number counts.
                 if let Some(peer) = core.pipe_peer(d)?.and_then(|p| core.get_mut(p)) {
                     *peer.pipe_bytes.entry(pipe).or_default() += bytes.len() as u64;
+                    self.unlogged.pipe_output(peer.id, pipe, &bytes);
                 }
                 Ok(())
             }
@@ -91,11 +131,14 @@ impl<S: Source> Backup<S> {
                 }
                 if let Some(peer) = core.pipe_peer(d)?.and_then(|p| core.get_mut(p)) {
                     close_pipe(peer, pipe);
+                    self.unlogged.pipe_end(peer.id, pipe);
                 }
                 Ok(())
             }
-            // The log has the signal.
-            Across::Kill { .. } => Ok(()),
+            Across::Kill { domain, signo } => {
+                self.unlogged.kill(domain, signo);
+                Ok(())
+            }
             Across::Diverged(text) => {
                 self.end(Ended::Diverged(format!("domain {d}: {text}")));
                 Ok(())
@@ -122,6 +165,7 @@ impl<S: Source> Backup<S> {
                 None => return Ok(false),
                 Some(Group::Entries { frames, .. }) => {
                     for f in &frames {
+                        self.unlogged.logged(d, f);
                         domain.push(f, &[]).map_err(EngineError::corrupt(d))?;
                     }
                 }
@@ -257,6 +301,7 @@ impl<S: Source> Part for Backup<S> {
             let Core { domains, trace, refused, .. } = core;
             let Some(domain) = domains[usize::from(d.0)].as_mut() else { return Ok(false) };
             let exit = &mut domain.exit;
+            let mut kept = Ok(());
             let handled = domain
                 .from_guest
                 .with_next(|frame| {
@@ -273,12 +318,14 @@ impl<S: Source> Part for Backup<S> {
                             if let Act::Output { bytes, .. } = a {
                                 self.output_bytes += bytes.len() as u64;
                             }
+                            kept = self.keep(d, &a);
                             if done { None } else { across(a) }
                         }),
                     };
                     (true, result)
                 })
                 .map_err(EngineError::corrupt(d))?;
+            kept?;
             match handled {
                 None => return Ok(false),
                 Some(Ok(None)) => {}
@@ -309,9 +356,12 @@ impl<S: Source> Part for Backup<S> {
         let Some(domain) = core.retire(d) else { return Ok(()) };
         if let Some(p) = domain.parent {
             self.children_gone[usize::from(p.0)][usize::from(d.0)] += 1;
+            let status = status.or(own.map(|e| e.status)).unwrap_or(libc::SIGKILL);
+            self.unlogged.child_gone(p, d, status);
             if let Some(parent) = core.get_mut(p) {
                 for pipe in domain.pipes_open {
                     close_pipe(parent, pipe);
+                    self.unlogged.pipe_end(p, pipe);
                 }
             }
         }
@@ -324,6 +374,47 @@ impl<S: Source> Part for Backup<S> {
     }
 
     fn on_front(&mut self, _: Token, _: i32) {}
+
+    fn is_at_log_end(&mut self, core: &Core) -> Result<bool, EngineError> {
+        for d in core.live() {
+            let ends = self.given[usize::from(d.id.0)].is_some();
+            if ends || d.gone || self.feed.peek(d.id)?.is_some() || !d.waits_for_input() {
+                return Ok(false);
+            }
+        }
+        // None at all: it has ended, and said so.
+        Ok(core.get(SERVICE).is_some())
+    }
+
+    fn go_live(
+        mut self: Box<Self>,
+        core: &mut Core,
+        log: Box<dyn Log>,
+        monotonic_ns: u64,
+    ) -> Result<Primary, EngineError> {
+        let Some(front) = self.front.take() else {
+            return Err(EngineError::Guest("it was not started to go live".into()));
+        };
+        let mut primary = Primary::with_front(front, log);
+        for d in Core::ids() {
+            if let Some(Given::Forced { .. }) = self.given[usize::from(d.0)]
+                && let Some(domain) = core.get(d)
+            {
+                domain.process.kill();
+            }
+            let Some(domain) = core.get_mut(d) else { continue };
+            domain.push_entry(&Entry::GoLive { monotonic_ns }).map_err(EngineError::corrupt(d))?;
+        }
+        // First what the log has and nobody applied, in its order; then what it hasn't.
+        for d in Core::ids() {
+            for frame in self.feed.take_pending(d) {
+                self.unlogged.logged(d, &frame);
+                primary.logged_event(core, d, &frame)?;
+            }
+        }
+        self.unlogged.for_each(|d, e| primary.unlogged_event(core, d, e))?;
+        Ok(primary)
+    }
 
     fn turn(&mut self, core: &mut Core, now: Instant) -> Result<bool, EngineError> {
         let mut more = false;

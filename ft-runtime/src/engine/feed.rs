@@ -105,6 +105,17 @@ impl<S: Source> Feed<S> {
         self.lanes[usize::from(domain.0)].next.take()
     }
 
+    /// Takes the events that were logged for a domain and not applied before the log ended.
+    pub fn take_pending(&mut self, domain: DomainId) -> Vec<Vec<u8>> {
+        let lane = &mut self.lanes[usize::from(domain.0)];
+        lane.pending_bytes = 0;
+        lane.pending.drain(..).collect()
+    }
+
+    pub fn source_mut(&mut self) -> &mut S {
+        &mut self.source
+    }
+
     /// Events that were logged for a domain and not applied before the log ended.
     pub fn pending(&self, domain: DomainId) -> usize {
         self.lanes[usize::from(domain.0)].pending.len()

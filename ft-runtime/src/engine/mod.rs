@@ -13,8 +13,9 @@ pub mod primary;
 pub mod process;
 pub mod sys;
 pub mod trace;
+pub mod unlogged;
 
-use crate::front::Token;
+use crate::front::{Front, Token};
 use crate::logfile::LogFileError;
 use backup::Backup;
 use domain::Domain;
@@ -317,6 +318,15 @@ trait Part {
     fn settle(&mut self, core: &mut Core, d: DomainId) -> Result<(), EngineError>;
     fn on_signal(&mut self, core: &mut Core, signo: u8, now: Instant) -> Result<(), EngineError>;
     fn on_front(&mut self, token: Token, events: i32);
+    /// The guest has done everything the log says so far.
+    fn is_at_log_end(&mut self, core: &Core) -> Result<bool, EngineError>;
+    /// The log has ended for good: from here the guest makes its own. Only where [`Backup::is_at_log_end`].
+    fn go_live(
+        self: Box<Self>,
+        core: &mut Core,
+        log: Box<dyn Log>,
+        monotonic_ns: u64,
+    ) -> Result<Primary, EngineError>;
     /// After draining and settling. True: there is more to do at once.
     fn turn(&mut self, core: &mut Core, now: Instant) -> Result<bool, EngineError>;
     fn deadline(&self) -> Option<Instant>;
@@ -330,6 +340,8 @@ trait Part {
 pub struct Engine {
     core: Core,
     part: Box<dyn Part>,
+    /// The guest goes live at the end of the log it follows, with this one for what it does then.
+    then: Option<Box<dyn Log>>,
 }
 
 impl Engine {
@@ -337,13 +349,24 @@ impl Engine {
     pub fn primary(setup: Setup, log: Box<dyn Log>) -> Result<Self, EngineError> {
         let core = Core::new(setup)?;
         let part = Box::new(Primary::new(core.epoll.clone(), log));
-        Ok(Self { core, part })
+        Ok(Self { core, part, then: None })
     }
 
     /// The guest follows a log.
     pub fn backup<S: Source + 'static>(setup: Setup, feed: Feed<S>) -> Result<Self, EngineError> {
         let core = Core::new(setup)?;
-        Ok(Self { core, part: Box::new(Backup::new(feed)) })
+        Ok(Self { core, part: Box::new(Backup::new(feed)), then: None })
+    }
+
+    /// The guest follows a log to its end and then makes one itself. Connections of the log's time are broken.
+    pub fn backup_then_primary<S: Source + 'static>(
+        setup: Setup,
+        feed: Feed<S>,
+        log: Box<dyn Log>,
+    ) -> Result<Self, EngineError> {
+        let core = Core::new(setup)?;
+        let part = Box::new(Backup::that_may_go_live(feed, Front::new(core.epoll.clone())));
+        Ok(Self { core, part, then: Some(log) })
     }
 
     /// Runs until the service or the log ends. Whatever the result, no process of the guest is left.
@@ -370,12 +393,25 @@ impl Engine {
             let now = Instant::now();
             let mut more = self.drain()?;
             more |= self.part.turn(&mut self.core, now)?;
+            if self.then.is_some() && self.part.is_at_log_end(&self.core)? {
+                more = true;
+                self.go_live()?;
+            }
             let backlog = self.core.flush()?;
             if let Some(ended) = self.part.ended(&self.core, now)? {
                 return Ok(ended);
             }
             self.sleep(more, backlog)?;
         }
+    }
+
+    fn go_live(&mut self) -> Result<(), EngineError> {
+        let Some(log) = self.then.take() else { return Ok(()) };
+        let nobody = Box::new(Primary::new(self.core.epoll.clone(), Box::new(log::NoLog::default())));
+        let mut primary = std::mem::replace(&mut self.part, nobody).go_live(&mut self.core, log, 0)?;
+        primary.break_connections(&mut self.core)?;
+        self.part = Box::new(primary);
+        Ok(())
     }
 
     fn drain(&mut self) -> Result<bool, EngineError> {

@@ -72,8 +72,13 @@ impl Inbox for ServiceInbox<'_> {
 
 impl Primary {
     pub fn new(epoll: Rc<Epoll>, log: Box<dyn Log>) -> Self {
+        Self::with_front(Front::new(epoll), log)
+    }
+
+    /// Goes on with what another host's front had.
+    pub fn with_front(front: Front, log: Box<dyn Log>) -> Self {
         Self {
-            front: Front::new(epoll),
+            front,
             log,
             entries: 0,
             memory_checks: 0,
@@ -81,6 +86,36 @@ impl Primary {
             ending: None,
             log_deadline: None,
         }
+    }
+
+    /// An event of the former primary's log that its guest never applied: the same for ours.
+    pub fn logged_event(&mut self, core: &mut Core, d: DomainId, frame: &[u8]) -> Result<(), EngineError> {
+        let e = Entry::decode(frame).map_err(|e| EngineError::decode(d, e))?;
+        match e {
+            Entry::Event(e) => self.event(core, d, &e),
+            e => Err(EngineError::Guest(format!("the log left an entry that is no event: {e:?}"))),
+        }
+    }
+
+    /// What a domain did to another one here, before this host was primary.
+    pub fn unlogged_event(&mut self, core: &mut Core, d: DomainId, e: &Event) -> Result<(), EngineError> {
+        self.event(core, d, e)
+    }
+
+    /// Connections whose sockets went with another host and can't be had: the guest learns that they broke. What it
+    /// listens on is opened here.
+    pub fn break_connections(&mut self, core: &mut Core) -> Result<(), EngineError> {
+        let lost: Vec<_> = self.front.elsewhere().map(|(id, _)| id).collect();
+        for conn in lost {
+            let e = Event::Reset { conn, errno: libc::ECONNRESET as u16 };
+            self.front.follow(&e, Instant::now());
+            self.event(core, SERVICE, &e)?;
+        }
+        self.front.listen_here()
+    }
+
+    pub fn front(&mut self) -> &mut Front {
+        &mut self.front
     }
 
     fn event(&mut self, core: &mut Core, to: DomainId, e: &Event) -> Result<(), EngineError> {
@@ -129,7 +164,7 @@ impl Primary {
             Act::Listen { listener, address, backlog, v6only } => self.front.listen(listener, address, backlog, v6only)?,
             Act::Unlisten { listener } => self.front.unlisten(listener),
             Act::Option { conn, level, name, value } => self.front.option(conn, level, name, value),
-            Act::Live { point } => tracing::warn!(%point, "the guest says it went live; it was not following"),
+            Act::Live { point } => tracing::info!(domain = %d, %point, "live"),
             other => return Ok(across(other)),
         }
         Ok(None)
@@ -266,6 +301,14 @@ impl Part for Primary {
             self.interrupted_at = Some(now);
         }
         self.event(core, SERVICE, &Event::Signal { signo })
+    }
+
+    fn is_at_log_end(&mut self, _: &Core) -> Result<bool, EngineError> {
+        Ok(false)
+    }
+
+    fn go_live(self: Box<Self>, _: &mut Core, _: Box<dyn Log>, _: u64) -> Result<Primary, EngineError> {
+        Ok(*self)
     }
 
     fn on_front(&mut self, token: Token, events: i32) {

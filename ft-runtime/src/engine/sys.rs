@@ -19,6 +19,20 @@ pub fn unacknowledged(socket: BorrowedFd) -> io::Result<u64> {
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(n.max(0) as u64) }
 }
 
+/// Where the next peek begins, from the oldest unread byte on; -1: peeks always begin there.
+pub fn set_peek_offset(socket: BorrowedFd, offset: i32) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, offset)
+}
+
+/// Takes up to `n` bytes out of a stream without looking at them.
+pub fn discard(socket: BorrowedFd, n: usize) -> io::Result<usize> {
+    // SAFETY: with MSG_TRUNC a TCP socket writes nothing through the null pointer.
+    let r = unsafe {
+        libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), n, libc::MSG_TRUNC | libc::MSG_DONTWAIT)
+    };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r as usize) }
+}
+
 /// A descriptor that becomes readable when the process ends.
 pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: takes no memory; a non-negative result is a new descriptor that nobody else owns.

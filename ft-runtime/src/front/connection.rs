@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, sendmsg};
 use socket2::SockRef;
 use std::io::IoSlice;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
@@ -73,14 +73,33 @@ pub const ACK_INTEREST_BYTES: u64 = TX_WINDOW_BYTES / 4;
 const ACK_PROGRESS_BYTES: u64 = TX_WINDOW_BYTES / 8;
 /// The guest may soon block: look at once.
 const ACK_URGENT_BYTES: u64 = TX_WINDOW_BYTES / 2;
-/// Unread window that is worth resuming for.
-const RESUME_BYTES: u64 = RX_WINDOW_BYTES / 4;
+
+/// The kernel's half of a connection.
+enum Kernel {
+    Real(TcpStream),
+    /// We follow: another host has the socket. Output is kept until the log says that the peer has it.
+    Elsewhere,
+    /// It broke: the guest still holds the connection, the kernel doesn't.
+    Broken,
+}
+
+impl Kernel {
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Real(s) => Some(s),
+            Self::Elsewhere | Self::Broken => None,
+        }
+    }
+}
 
 pub struct Connection {
-    /// `None` once it broke: the guest still holds the connection, the kernel doesn't.
-    socket: Option<TcpStream>,
-    /// Bytes given to the guest, and of them read by it.
+    kernel: Kernel,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+    /// Bytes given to the guest, of them taken out of the kernel, and of them read by the guest. What is given and
+    /// not taken is only peeked at: it is safe in the log, and the peer's window closes as if nobody had read it.
     received: u64,
+    taken: u64,
     consumed: u64,
     /// The kernel may have something that wasn't taken.
     readable: bool,
@@ -111,6 +130,19 @@ pub struct Connection {
     pub in_lingering: bool,
 }
 
+/// A connection that another host had, as its socket must be made here.
+pub struct Inherited<'a> {
+    pub received: u64,
+    pub fin_received: bool,
+    /// Known acknowledged by the peer; `output` goes on from there.
+    pub acked: u64,
+    pub output: (&'a [u8], &'a [u8]),
+    /// The guest sends no more.
+    pub fin_sent: bool,
+    /// The guest closed by reset.
+    pub reset: bool,
+}
+
 /// What became of a connection by writing.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Pumped {
@@ -125,10 +157,22 @@ pub enum Pumped {
 }
 
 impl Connection {
-    pub fn new(socket: TcpStream, now: Instant) -> Self {
+    pub fn new(socket: TcpStream, peer: SocketAddr, local: SocketAddr, now: Instant) -> Self {
+        Self::with(Kernel::Real(socket), peer, local, now)
+    }
+
+    /// One that another host has.
+    pub fn elsewhere(peer: SocketAddr, local: SocketAddr, now: Instant) -> Self {
+        Self::with(Kernel::Elsewhere, peer, local, now)
+    }
+
+    fn with(kernel: Kernel, peer: SocketAddr, local: SocketAddr, now: Instant) -> Self {
         Self {
-            socket: Some(socket),
+            kernel,
+            peer,
+            local,
             received: 0,
+            taken: 0,
             consumed: 0,
             readable: true,
             hangup: false,
@@ -153,7 +197,7 @@ impl Connection {
     }
 
     pub fn socket(&self) -> Option<&TcpStream> {
-        self.socket.as_ref()
+        self.kernel.socket()
     }
 
     pub fn received(&self) -> u64 {
@@ -186,7 +230,7 @@ impl Connection {
     }
 
     fn take_error(&mut self) {
-        if let Some(s) = &self.socket
+        if let Some(s) = self.kernel.socket()
             && let Ok(Some(e)) = s.take_error()
         {
             self.broken.get_or_insert(e.raw_os_error().unwrap_or(libc::ECONNRESET) as u16);
@@ -195,26 +239,31 @@ impl Connection {
 
     /// Something may be read, and the guest wants it.
     pub fn wants_read(&self) -> bool {
-        self.readable && self.is_held_by_guest() && self.socket.is_some() && (!self.input_ended || self.broken.is_some())
+        self.readable && self.is_held_by_guest() && self.socket().is_some() && (!self.input_ended || self.broken.is_some())
     }
 
     /// Reads once. `buffer` bounds it.
     pub fn fill(&mut self, buffer: &mut [u8]) -> Filled {
-        let Some(socket) = &self.socket else { return Filled::Blocked };
+        let Some(socket) = self.kernel.socket() else { return Filled::Blocked };
         if self.input_ended {
             self.readable = false;
             return self.broken.map_or(Filled::Blocked, Filled::Reset);
         }
-        let room = RX_WINDOW_BYTES - (self.received - self.consumed);
-        if room == 0 {
-            // What came before the break stays unread: the guest isn't reading, but must learn of it.
+        // Commit on arrival: what the kernel has acknowledged must get into the log, whether the guest reads or not.
+        let room = RX_WINDOW_BYTES.saturating_sub(self.received - self.consumed);
+        let peeking = self.received > self.taken || room == 0;
+        if peeking && self.received == self.taken && sys::set_peek_offset(socket.as_fd(), 0).is_err() {
             return self.broken.map_or(Filled::Full, Filled::Reset);
         }
-        let want = buffer.len().min(room as usize);
-        match recv(socket.as_raw_fd(), &mut buffer[..want], MsgFlags::MSG_DONTWAIT) {
+        let want = if peeking { buffer.len() } else { buffer.len().min(room as usize) };
+        let flags = if peeking { MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK } else { MsgFlags::MSG_DONTWAIT };
+        match recv(socket.as_raw_fd(), &mut buffer[..want], flags) {
             Ok(0) => self.broken.map_or(Filled::Fin, Filled::Reset),
             Ok(n) => {
                 self.received += n as u64;
+                if !peeking {
+                    self.taken = self.received;
+                }
                 // A stream gave less than asked: it is empty, and the next arrival raises a new edge.
                 self.readable = n == want || self.hangup;
                 Filled::Data(n)
@@ -235,7 +284,7 @@ impl Connection {
 
     /// The break was told: the kernel's half goes.
     pub fn drop_socket(&mut self) {
-        self.socket = None;
+        self.kernel = Kernel::Broken;
         self.input_ended = true;
         self.output.abandon();
     }
@@ -246,19 +295,38 @@ impl Connection {
             return Err(Beyond);
         }
         self.consumed = self.consumed.max(upto);
-        Ok(self.wants_read() && RX_WINDOW_BYTES - (self.received - self.consumed) >= RESUME_BYTES)
+        self.take_peeked();
+        Ok(self.wants_read())
+    }
+
+    /// Takes out of the kernel what was peeked at and fits the guest's window now: the peer's window opens.
+    fn take_peeked(&mut self) {
+        let Some(socket) = self.kernel.socket() else { return };
+        let upto = self.received.min(self.consumed + RX_WINDOW_BYTES);
+        while self.taken < upto {
+            match sys::discard(socket.as_fd(), (upto - self.taken) as usize) {
+                Ok(n) if n > 0 => self.taken += n as u64,
+                _ => return,
+            }
+        }
+        if self.taken == self.received {
+            // Failing, the next reads are peeks that begin at offset 0 again, which is right too.
+            let _ = sys::set_peek_offset(socket.as_fd(), -1);
+        }
     }
 
     /// Output of the guest, which may leave once the log is committed up to `barrier`.
     /// `Err`: more than the guest may have unacknowledged, or after its own FIN.
     pub fn send(&mut self, bytes: &[u8], barrier: LogIndex) -> Result<(), Beyond> {
-        if self.guest != Guest::Open || self.output.end() + bytes.len() as u64 - self.acked_told > TX_WINDOW_BYTES {
+        if self.guest != Guest::Open || (self.output.end() + bytes.len() as u64).saturating_sub(self.acked_told) > TX_WINDOW_BYTES {
             return Err(Beyond);
         }
         self.output.push(bytes);
         self.held.hold(self.output.end(), barrier);
-        if self.socket.is_none() {
-            self.output.abandon();
+        match self.kernel {
+            Kernel::Real(_) => {}
+            Kernel::Elsewhere => self.prune_elsewhere(),
+            Kernel::Broken => self.output.abandon(),
         }
         Ok(())
     }
@@ -284,21 +352,21 @@ impl Connection {
         self.write();
         if let Guest::Closed { position, reset } = self.guest
             && self.allowed >= position
-            && (reset || self.socket.is_none() || self.broken.is_some())
+            && (reset || self.socket().is_none() || self.broken.is_some())
         {
-            if reset && let Some(s) = &self.socket {
+            if reset && let Some(s) = self.kernel.socket() {
                 // Failing, it closes orderly instead; the peer learns of the end either way.
                 let _ = SockRef::from(s).set_linger(Some(Duration::ZERO));
             }
             return Pumped::Over;
         }
-        if self.socket.is_none() {
+        if self.socket().is_none() {
             return if self.held.is_holding() { Pumped::Held } else { Pumped::Settled };
         }
         let all_written = self.output.written() == self.output.end();
         if all_written && self.guest != Guest::Open && self.allowed > self.output.end() && !self.fin_sent {
             self.fin_sent = true;
-            if let Some(s) = &self.socket {
+            if let Some(s) = self.kernel.socket() {
                 // ENOTCONN: the peer's reset was faster; reading tells.
                 let _ = s.shutdown(std::net::Shutdown::Write);
             }
@@ -313,7 +381,7 @@ impl Connection {
     }
 
     fn write(&mut self) {
-        let Some(socket) = &self.socket else { return };
+        let Some(socket) = self.kernel.socket() else { return };
         while self.writable {
             let (a, b) = self.output.unwritten(self.allowed);
             if a.is_empty() {
@@ -344,7 +412,7 @@ impl Connection {
 
     /// After the close: over when the peer has everything, or when it has had long enough.
     fn linger(&mut self, now: Instant) -> Pumped {
-        let unacknowledged = self.socket.as_ref().and_then(|s| sys::unacknowledged(s.as_fd()).ok()).unwrap_or(0);
+        let unacknowledged = self.socket().and_then(|s| sys::unacknowledged(s.as_fd()).ok()).unwrap_or(0);
         if unacknowledged == 0 {
             return Pumped::Over;
         }
@@ -354,7 +422,7 @@ impl Connection {
             return Pumped::Over;
         }
         if !l.unread
-            && let Some(s) = &self.socket
+            && let Some(s) = self.kernel.socket()
             && matches!(recv(s.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT), Ok(1))
         {
             l.unread = true;
@@ -366,16 +434,75 @@ impl Connection {
         Pumped::Lingers(now + l.step)
     }
 
+    // While another host has the socket.
+
+    /// The log says that bytes arrived there.
+    pub fn received_elsewhere(&mut self, n: usize) {
+        self.received += n as u64;
+        self.taken = self.received;
+    }
+
+    /// The log says what the peer has acknowledged. Our own guest may not have got there yet.
+    pub fn acked_elsewhere(&mut self, upto: u64) {
+        self.acked_told = self.acked_told.max(upto);
+        self.prune_elsewhere();
+    }
+
+    fn prune_elsewhere(&mut self) {
+        let upto = self.acked_told.min(self.output.end());
+        self.output.wrote_elsewhere(upto);
+        if upto > self.output.acked() {
+            self.output.prune(upto);
+        }
+    }
+
+    /// The guest let it go, and the peer has everything.
+    pub fn is_over_elsewhere(&self) -> bool {
+        !self.is_held_by_guest() && matches!(self.kernel, Kernel::Broken)
+    }
+
+    /// The other host's kernel is done with it. True: so is the guest, forget it.
+    pub fn gone_elsewhere(&mut self) -> bool {
+        self.kernel = Kernel::Broken;
+        self.output.abandon();
+        !self.is_held_by_guest()
+    }
+
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self.kernel, Kernel::Elsewhere)
+    }
+
+    pub fn inherited(&self) -> Inherited<'_> {
+        Inherited {
+            received: self.received,
+            fin_received: self.input_ended,
+            acked: self.output.acked(),
+            output: self.output.all(),
+            fin_sent: self.guest != Guest::Open,
+            reset: matches!(self.guest, Guest::Closed { reset: true, .. }),
+        }
+    }
+
+    /// Its socket is here now, with everything up to `written` given to the kernel.
+    pub fn came_here(&mut self, socket: TcpStream, written: u64, fin_sent: bool, now: Instant) {
+        self.kernel = Kernel::Real(socket);
+        self.output.wrote_elsewhere(written);
+        self.fin_sent = fin_sent;
+        self.ack_at = now;
+        self.readable = true;
+        self.writable = true;
+    }
+
     /// Something of the guest's is not with the kernel yet.
     pub fn is_unwritten(&self) -> bool {
-        self.socket.is_some()
+        self.socket().is_some()
             && self.broken.is_none()
             && (self.output.written() < self.output.end() || (self.guest != Guest::Open && !self.fin_sent))
     }
 
     /// Acknowledgements matter to the guest now.
     pub fn wants_acks(&self) -> bool {
-        self.is_held_by_guest() && self.socket.is_some() && self.output.end() - self.acked_told > ACK_INTEREST_BYTES
+        self.is_held_by_guest() && self.socket().is_some() && self.output.end() - self.acked_told > ACK_INTEREST_BYTES
     }
 
     /// When to look at them next.
@@ -389,7 +516,7 @@ impl Connection {
         if !due && self.output.end() - self.acked_told <= ACK_URGENT_BYTES {
             return None;
         }
-        let socket = self.socket.as_ref()?;
+        let socket = self.kernel.socket()?;
         let outstanding = sys::unacknowledged(socket.as_fd()).ok()?;
         let given = self.output.written() + u64::from(self.fin_sent);
         let acked = given.saturating_sub(outstanding).clamp(self.output.acked(), self.output.written());

@@ -100,9 +100,21 @@ pub struct FrontStats {
     pub output_bytes: u64,
 }
 
+/// What a listening socket is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenSpec {
+    pub address: SocketAddr,
+    pub backlog: u32,
+    pub v6only: bool,
+}
+
 pub struct Front {
     epoll: Rc<Epoll>,
     listeners: HashMap<ListenerId, Listener>,
+    /// Listeners of the guest whose sockets another host has.
+    elsewhere: HashMap<ListenerId, ListenSpec>,
+    /// Connections that ended since the owner last looked.
+    pub over: Vec<ConnId>,
     connections: HashMap<ConnId, Connection, BuildHasherDefault<IdHasher>>,
     last_conn: ConnId,
     /// To read; each at most once.
@@ -125,6 +137,8 @@ impl Front {
         Self {
             epoll,
             listeners: HashMap::new(),
+            elsewhere: HashMap::new(),
+            over: Vec::new(),
             connections: HashMap::default(),
             last_conn: ConnId(0),
             ready: VecDeque::new(),
@@ -164,6 +178,7 @@ impl Front {
 
     pub fn unlisten(&mut self, id: ListenerId) {
         self.listeners.remove(&id);
+        self.elsewhere.remove(&id);
     }
 
     /// Where a listener really listens.
@@ -264,6 +279,114 @@ impl Front {
         }
     }
 
+    // While another host has the sockets.
+
+    /// An event of the log that came from another host's front.
+    pub fn follow(&mut self, e: &Event, now: Instant) {
+        match *e {
+            Event::Accept { conn, peer, local, .. } => {
+                self.last_conn = self.last_conn.max(conn);
+                self.stats.accepted += 1;
+                self.connections.insert(conn, Connection::elsewhere(peer, local, now));
+            }
+            Event::Data { conn, bytes } => {
+                self.stats.input_bytes += bytes.len() as u64;
+                if let Some(c) = self.connections.get_mut(&conn) {
+                    c.received_elsewhere(bytes.len());
+                }
+            }
+            Event::Fin { conn } => {
+                if let Some(c) = self.connections.get_mut(&conn) {
+                    c.end_input();
+                }
+            }
+            Event::Reset { conn, .. } => {
+                if let Some(c) = self.connections.get_mut(&conn) {
+                    c.drop_socket();
+                    if c.is_over_elsewhere() {
+                        self.connections.remove(&conn);
+                    }
+                }
+            }
+            Event::Acked { conn, upto } => {
+                if let Some(c) = self.connections.get_mut(&conn) {
+                    c.acked_elsewhere(upto);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The primary's kernel is done with a connection that its guest let go. Ours may not have got there yet.
+    pub fn gone_elsewhere(&mut self, id: ConnId) {
+        if self.connections.get_mut(&id).is_some_and(Connection::gone_elsewhere) {
+            self.connections.remove(&id);
+        }
+    }
+
+    /// A listener of the guest while another host has its socket.
+    pub fn listen_elsewhere(&mut self, id: ListenerId, spec: ListenSpec) {
+        self.elsewhere.insert(id, spec);
+    }
+
+    /// Connections that another host had, for their sockets to be made here.
+    pub fn elsewhere(&self) -> impl Iterator<Item = (ConnId, &Connection)> {
+        self.connections.iter().filter(|(_, c)| c.is_elsewhere()).map(|(id, c)| (*id, c))
+    }
+
+    /// The listening sockets are made here.
+    pub fn listen_here(&mut self) -> Result<(), EngineError> {
+        for (id, s) in std::mem::take(&mut self.elsewhere) {
+            self.listen(id, s.address, s.backlog, s.v6only)?;
+        }
+        Ok(())
+    }
+
+    /// The listener that a connection to `local` belongs to.
+    pub fn listener_for(&self, local: SocketAddr) -> Option<ListenerId> {
+        let fits = |l: &SocketAddr| {
+            l.port() == local.port()
+                && (l.ip() == local.ip() || l.ip().is_unspecified() && (l.is_ipv6() || local.is_ipv4()))
+        };
+        let bound = self.elsewhere.iter().filter(|(_, s)| fits(&s.address));
+        // The most specific one, as the kernel chooses.
+        bound.min_by_key(|(_, s)| (s.address.ip().is_unspecified(), s.address.is_ipv6() != local.is_ipv6())).map(|(id, _)| *id)
+    }
+
+    /// A connection whose socket was made here.
+    pub fn came_here(
+        &mut self,
+        id: ConnId,
+        socket: std::net::TcpStream,
+        written: u64,
+        fin_sent: bool,
+        now: Instant,
+    ) -> Result<(), EngineError> {
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        self.epoll
+            .add(&socket, EpollEvent::new(flags, Token::Connection(id).encode()))
+            .map_err(|e| EngineError::system("watching a connection", e))?;
+        if let Some(c) = self.connections.get_mut(&id) {
+            c.came_here(socket, written, fin_sent, now);
+            Self::queue(&mut self.ready, c, id);
+            if c.wants_acks() && !std::mem::replace(&mut c.in_watch, true) {
+                self.watch.push(id);
+            }
+        }
+        self.touch(id);
+        Ok(())
+    }
+
+    /// A connection that came with the other host's last packets: new to the guest.
+    pub fn next_conn(&mut self) -> ConnId {
+        self.last_conn = self.last_conn.next();
+        self.last_conn
+    }
+
+    pub fn get(&self, id: ConnId) -> Option<&Connection> {
+        self.connections.get(&id)
+    }
+
     // What the kernel says.
 
     pub fn on_listener(&mut self, id: ListenerId) {
@@ -323,7 +446,7 @@ impl Front {
                         self.last_conn = id;
                         inbox.event(&Event::Accept { listener: *lid, conn: id, peer, local })?;
                         self.stats.accepted += 1;
-                        let mut c = Connection::new(socket, now);
+                        let mut c = Connection::new(socket, peer, local, now);
                         // Data often came with the handshake's end: look without waiting for an edge.
                         Self::queue(&mut self.ready, &mut c, id);
                         self.connections.insert(id, c);
@@ -413,6 +536,7 @@ impl Front {
                 }
                 Pumped::Over => {
                     self.connections.remove(&id);
+                    self.over.push(id);
                     continue;
                 }
             }

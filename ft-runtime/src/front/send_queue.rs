@@ -49,6 +49,17 @@ impl SendQueue {
         assert!(self.written <= self.end(), "more written than there is");
     }
 
+    /// Everything, in at most two pieces.
+    pub fn all(&self) -> (&[u8], &[u8]) {
+        self.bytes.as_slices()
+    }
+
+    /// A kernel has everything before `upto`, here or on another host.
+    pub fn wrote_elsewhere(&mut self, upto: u64) {
+        assert!(upto <= self.end(), "written what was never made");
+        self.written = self.written.max(upto);
+    }
+
     /// Forgets what the peer has.
     pub fn prune(&mut self, acked: u64) {
         assert!((self.acked..=self.written).contains(&acked), "acknowledged what was never written");

@@ -6,16 +6,22 @@
 use super::fds::{DescId, O_CLOEXEC, O_NONBLOCK, Object};
 use super::slab::Slab;
 use super::{Args, Kernel, Reply, done, epoll};
-use crate::raw::{EAFNOSUPPORT, EINVAL, EPROTONOSUPPORT};
+use crate::raw::{EAFNOSUPPORT, EBADF, EBUSY, ECONNREFUSED, EINVAL, EMSGSIZE, EOPNOTSUPP, EPERM, EPROTONOSUPPORT, ESOCKTNOSUPPORT};
 use crate::user;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use ft_log::entry::{Act, PAYLOAD_BYTES_MAX};
 use ft_log::ids::PipeId;
 
-pub const CAPACITY_BYTES: usize = 65_536;
+const CAPACITY_BYTES: usize = 65_536;
+/// As /proc/sys/fs/pipe-max-size has it by default.
+const CAPACITY_BYTES_MAX: usize = 1 << 20;
 /// Writes up to this are never split.
 const ATOMIC_BYTES: usize = 4096;
+/// Longest message of a packet pair: the kernel's default send buffer less what it needs for itself.
+const PACKET_BYTES_MAX: usize = 212_992 - 32;
+/// Messages that may wait in a packet pair: empty ones take no bytes.
+const PACKETS_MAX: usize = 512;
 
 #[derive(Default)]
 pub struct Pipe {
@@ -23,8 +29,11 @@ pub struct Pipe {
     buffer: VecDeque<u8>,
     /// For packet pairs: lengths of the packets in the buffer.
     packets: Option<VecDeque<usize>>,
+    capacity_bytes: usize,
     readers: u32,
     writers: u32,
+    /// The reader has shut down reading.
+    deaf: bool,
     /// Domains that hold the other end.
     remote_readers: Vec<u16>,
     remote_writers: Vec<u16>,
@@ -44,14 +53,54 @@ pub struct End {
     pub write: bool,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum PairKind {
+    Stream,
+    Datagram,
+    Seqpacket,
+}
+
 /// One end of a socket pair: reads one queue, writes the other.
 #[derive(Clone, Copy)]
 pub struct Pair {
     pub rx: usize,
     pub tx: usize,
-    pub packets: bool,
+    pub kind: PairKind,
+    /// SO_RCVTIMEO and SO_SNDTIMEO.
+    pub read_timeout_ns: u64,
+    pub write_timeout_ns: u64,
     rx_shut: bool,
     tx_shut: bool,
+}
+
+impl Pair {
+    /// Message boundaries are kept.
+    pub fn packets(&self) -> bool {
+        self.kind != PairKind::Stream
+    }
+
+    /// SO_TYPE.
+    pub fn type_number(&self) -> u32 {
+        match self.kind {
+            PairKind::Stream => STREAM,
+            PairKind::Datagram => DGRAM,
+            PairKind::Seqpacket => SEQPACKET,
+        }
+    }
+}
+
+/// What was read, and how long the message was of which it is the beginning.
+#[derive(Default)]
+pub struct Taken {
+    pub bytes: Vec<u8>,
+    pub whole: usize,
+}
+
+impl From<Vec<u8>> for Taken {
+    fn from(bytes: Vec<u8>) -> Self {
+        let whole = bytes.len();
+        Self { bytes, whole }
+    }
 }
 
 /// What a transfer came to.
@@ -67,7 +116,8 @@ impl Pipes {
     fn create(&mut self, packets: bool) -> usize {
         self.next = self.next.next();
         let id = self.next;
-        self.slab.insert(Pipe { id, packets: packets.then(VecDeque::new), ..Pipe::default() })
+        let packets = packets.then(VecDeque::new);
+        self.slab.insert(Pipe { id, packets, capacity_bytes: CAPACITY_BYTES, ..Pipe::default() })
     }
 
     pub fn at(&self, p: usize) -> &Pipe {
@@ -95,7 +145,7 @@ impl Pipe {
     }
 
     fn free(&self) -> usize {
-        CAPACITY_BYTES.saturating_sub(self.buffer.len())
+        self.capacity_bytes.saturating_sub(self.buffer.len())
     }
 
     fn ended(&self) -> bool {
@@ -103,40 +153,42 @@ impl Pipe {
     }
 
     fn broken(&self) -> bool {
-        self.readers == 0 && self.remote_readers.is_empty()
+        self.deaf || (self.readers == 0 && self.remote_readers.is_empty())
     }
 
     fn is_remote(&self) -> bool {
         self.readers == 0 && !self.remote_readers.is_empty()
     }
 
-    fn take(&mut self, max: usize, peek: bool) -> Vec<u8> {
-        let (n, drop) = match &mut self.packets {
-            Some(p) if peek => (p.front().copied().unwrap_or(0).min(max), 0),
-            Some(p) => {
-                let whole = p.pop_front().unwrap_or(0);
-                (whole.min(max), whole)
-            }
-            None => {
-                let n = self.buffer.len().min(max);
-                (n, if peek { 0 } else { n })
-            }
+    fn take(&mut self, max: usize, peek: bool) -> Taken {
+        let whole = match &mut self.packets {
+            Some(p) if peek => p.front().copied().unwrap_or(0),
+            Some(p) => p.pop_front().unwrap_or(0),
+            None => self.buffer.len().min(max),
         };
+        let n = whole.min(max);
+        let drop = if peek { 0 } else { whole };
         let (a, b) = self.buffer.as_slices();
         let mut out = Vec::with_capacity(n);
         out.extend_from_slice(&a[..n.min(a.len())]);
         out.extend_from_slice(&b[..n - out.len()]);
         self.buffer.drain(..drop);
-        out
+        Taken { bytes: out, whole }
+    }
+
+    /// A packet of `n` bytes fits; one that is alone always does.
+    fn takes_packet(&self, n: usize) -> bool {
+        let waiting = self.packets.as_ref().map_or(0, VecDeque::len);
+        waiting == 0 || (waiting < PACKETS_MAX && n <= self.free())
     }
 }
 
 impl Kernel {
     /// `None`: nothing now. Empty: the end.
-    pub fn pipe_read(&mut self, p: usize, max: usize, peek: bool) -> Option<Vec<u8>> {
+    pub fn pipe_read(&mut self, p: usize, max: usize, peek: bool) -> Option<Taken> {
         let pipe = self.pipes.slab.at_mut(p);
         if pipe.is_empty() {
-            return pipe.ended().then(Vec::new);
+            return pipe.ended().then(Taken::default);
         }
         let out = pipe.take(max, peek);
         if let Some(w) = pipe.write_desc {
@@ -159,12 +211,18 @@ impl Kernel {
             }
             return Moved::Bytes(bytes.len());
         }
-        let must = if pipe.packets.is_some() || whole <= ATOMIC_BYTES { bytes.len() } else { 1 };
-        let free = pipe.free();
-        if free < must && !(pipe.packets.is_some() && pipe.buffer.is_empty()) {
-            return Moved::Later;
-        }
-        let n = if pipe.packets.is_some() { bytes.len() } else { bytes.len().min(free) };
+        let n = if pipe.packets.is_some() {
+            if !pipe.takes_packet(bytes.len()) {
+                return Moved::Later;
+            }
+            bytes.len()
+        } else {
+            let free = pipe.free();
+            if free < if whole <= ATOMIC_BYTES { bytes.len() } else { 1 } {
+                return Moved::Later;
+            }
+            bytes.len().min(free)
+        };
         if let Some(q) = &mut pipe.packets {
             q.push_back(n);
         }
@@ -197,10 +255,41 @@ impl Kernel {
         if pipe.is_remote() || pipe.free() >= ATOMIC_BYTES { epoll::OUT } else { 0 }
     }
 
+    /// `None`: nothing now. Empty: the end, or an empty message.
+    pub fn pair_read(&mut self, s: Pair, max: usize, peek: bool) -> Option<Taken> {
+        if self.pipes.at(s.rx).is_empty() && s.rx_shut {
+            return Some(Taken::default());
+        }
+        // Datagrams have no end.
+        if self.pipes.at(s.rx).is_empty() && s.kind == PairKind::Datagram {
+            return None;
+        }
+        self.pipe_read(s.rx, max, peek)
+    }
+
+    /// Writes some or all of `bytes`, which are the rest of `whole`; an errno that isn't a broken pipe.
+    pub fn pair_write(&mut self, s: Pair, bytes: &[u8], whole: usize) -> Result<Moved, i64> {
+        if s.tx_shut {
+            return Ok(Moved::Broken);
+        }
+        if s.kind == PairKind::Datagram && self.pipes.at(s.tx).readers == 0 && self.pipes.at(s.tx).broken() {
+            return Err(ECONNREFUSED);
+        }
+        // A stream has no atomic writes.
+        let whole = if s.packets() { whole } else { whole.max(ATOMIC_BYTES + 1) };
+        Ok(self.pipe_write(s.tx, bytes, whole))
+    }
+
+    /// Before the bytes are looked at: can a message be that long?
+    pub fn pair_takes(&self, s: Pair, whole: usize) -> Result<(), i64> {
+        if s.packets() && whole > PACKET_BYTES_MAX { Err(EMSGSIZE) } else { Ok(()) }
+    }
+
     pub fn pair_mask(&self, s: Pair) -> u32 {
         let (rx, tx) = (self.pipes.at(s.rx), self.pipes.at(s.tx));
         let mut m = 0;
-        let end = s.rx_shut || rx.ended();
+        // The peer of a datagram socket may come back, as far as the kernel knows.
+        let end = s.rx_shut || (rx.ended() && s.kind != PairKind::Datagram);
         if !rx.is_empty() || end {
             m |= epoll::IN;
         }
@@ -272,17 +361,40 @@ impl Kernel {
         let close = write && !s.tx_shut;
         s.rx_shut |= read;
         s.tx_shut |= write;
-        let tx = s.tx;
+        let (rx, tx) = (s.rx, s.tx);
         if close {
             self.close_writer(tx);
+        }
+        if read {
+            let pipe = self.pipes.slab.at_mut(rx);
+            pipe.deaf = true;
+            if let Some(w) = pipe.write_desc {
+                self.notify(w, epoll::OUT | epoll::HUP);
+            }
         }
         self.notify(d, epoll::IN | epoll::OUT);
         done(0)
     }
 
-    /// What the other end of `s` sees: nothing more comes.
-    pub fn pair_is_shut(&self, s: Pair) -> (bool, bool) {
-        (s.rx_shut, s.tx_shut)
+    /// F_GETPIPE_SZ and F_SETPIPE_SZ.
+    pub fn pipe_capacity(&mut self, d: DescId, new: Option<u64>) -> Reply {
+        let Object::Pipe(e) = self.fds.at(d).object else { return Err(EBADF) };
+        let pipe = self.pipes.slab.at_mut(e.pipe);
+        if let Some(asked) = new {
+            // A whole number of pages, a power of two.
+            let asked = (asked as u32 as usize).max(ATOMIC_BYTES).next_power_of_two();
+            if asked > CAPACITY_BYTES_MAX {
+                return Err(EPERM);
+            }
+            if asked < pipe.buffer.len() {
+                return Err(EBUSY);
+            }
+            pipe.capacity_bytes = asked;
+            if let Some(w) = pipe.write_desc {
+                self.notify(w, epoll::OUT);
+            }
+        }
+        done(self.pipes.at(e.pipe).capacity_bytes as i64)
     }
 
     /// Another domain wrote.
@@ -373,23 +485,36 @@ pub fn pipe2(k: &mut Kernel, a: &Args) -> Reply {
     done(0)
 }
 
+const STREAM: u32 = 1;
+const DGRAM: u32 = 2;
+const RAW: u32 = 3;
+const SEQPACKET: u32 = 5;
+
 pub fn socketpair(k: &mut Kernel, a: &Args) -> Reply {
     const AF_UNIX: u64 = 1;
-    const STREAM: u32 = 1;
-    const DGRAM: u32 = 2;
-    const SEQPACKET: u32 = 5;
-    if a[0] != AF_UNIX {
-        return Err(EAFNOSUPPORT);
+    const AF_INET: u64 = 2;
+    const AF_INET6: u64 = 10;
+    match a[0] {
+        AF_UNIX => {}
+        AF_INET | AF_INET6 => return Err(EOPNOTSUPP),
+        _ => return Err(EAFNOSUPPORT),
+    }
+    if a[2] > AF_UNIX {
+        return Err(EPROTONOSUPPORT);
     }
     let flags = a[1] as u32 & (O_CLOEXEC | O_NONBLOCK);
-    let packets = match a[1] as u32 & !flags {
-        STREAM => false,
-        DGRAM | SEQPACKET => true,
-        _ => return Err(EPROTONOSUPPORT),
+    let kind = match a[1] as u32 & !flags {
+        STREAM => PairKind::Stream,
+        DGRAM | RAW => PairKind::Datagram,
+        SEQPACKET => PairKind::Seqpacket,
+        _ => return Err(ESOCKTNOSUPPORT),
     };
+    let packets = kind != PairKind::Stream;
     user::write(a[3], &[0u32, 0])?;
     let (one, two) = (k.pipes.create(packets), k.pipes.create(packets));
-    let pair = |rx, tx| Object::Pair(Pair { rx, tx, packets, rx_shut: false, tx_shut: false });
+    let pair = |rx, tx| {
+        Object::Pair(Pair { rx, tx, kind, read_timeout_ns: 0, write_timeout_ns: 0, rx_shut: false, tx_shut: false })
+    };
     for p in [one, two] {
         let p = k.pipes.slab.at_mut(p);
         (p.readers, p.writers) = (1, 1);

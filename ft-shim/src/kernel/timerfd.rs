@@ -6,6 +6,7 @@ use super::timers::Interval;
 use super::{Args, Kernel, Reply, done, epoll};
 use crate::raw::{EBADF, EINVAL, Timespec};
 use crate::user;
+use alloc::vec::Vec;
 
 pub struct TimerFd {
     clock: u64,
@@ -71,13 +72,16 @@ impl Kernel {
 
     pub fn fire_timerfds(&mut self) {
         let now = self.clock.now();
-        for d in self.fds.watched() {
+        let due = |d: &DescId| match &self.fds.at(*d).object {
+            Object::TimerFd(t) if t.interval.next <= now => Some((t.interval.next, *d)),
+            _ => None,
+        };
+        let mut due: Vec<_> = self.fds.watched().iter().filter_map(due).collect();
+        due.sort_unstable(); // who waits for several sees them in the order of their times
+        for (_, d) in due {
             if let Object::TimerFd(t) = &mut self.fds.at_mut(d).object {
-                let n = t.interval.expire(now);
-                t.expired += n;
-                if n > 0 {
-                    self.notify(d, epoll::IN);
-                }
+                t.expired += t.interval.expire(now);
+                self.notify(d, epoll::IN);
             }
         }
     }
