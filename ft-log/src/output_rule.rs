@@ -20,6 +20,13 @@ impl Progress {
         Self { appended: LogIndex(0), committed: LogIndex(0) }
     }
 
+    /// A log that goes on from another one, all of which is safe up to `index`.
+    pub fn begin_at(&mut self, index: LogIndex) {
+        assert!(self.appended == LogIndex(0), "only an empty log begins");
+        self.appended = index;
+        self.committed = index;
+    }
+
     /// One more entry; its index.
     pub fn append(&mut self) -> LogIndex {
         self.appended = self.appended.next();

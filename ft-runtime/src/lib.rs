@@ -1,11 +1,14 @@
 //! The engine's host side: launching a guest, owning its connections, recording and replaying its log.
 
 pub mod archive;
+pub mod config;
 pub mod engine;
 pub mod front;
 pub mod guest;
+pub mod link;
 pub mod logfile;
 pub mod overlay;
+pub mod pair;
 pub mod record;
 pub mod replay;
 pub mod start;

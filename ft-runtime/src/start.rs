@@ -36,6 +36,12 @@ pub enum Error {
     Log(#[from] LogFileError),
     #[error(transparent)]
     Overlay(#[from] OverlayError),
+    #[error(transparent)]
+    Link(#[from] crate::link::LinkError),
+    #[error(transparent)]
+    Key(#[from] crate::link::KeyError),
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
     #[error("{0}")]
     Refused(String),
 }
@@ -81,7 +87,7 @@ impl Surroundings {
         })
     }
 
-    fn spec(&self, role: u32, flags: u64) -> LaunchSpec {
+    pub(crate) fn spec(&self, role: u32, flags: u64) -> LaunchSpec {
         LaunchSpec {
             program: self.program.clone(),
             argv: self.argv.clone(),
@@ -151,7 +157,7 @@ pub fn prepare_process() -> Result<OwnedFd, Error> {
     sys::catch_signals().map_err(io_error("catching signals"))
 }
 
-fn setup(guest: Guest, signals: OwnedFd, trace: Option<Trace>) -> Result<Setup, Error> {
+pub(crate) fn setup(guest: Guest, signals: OwnedFd, trace: Option<Trace>) -> Result<Setup, Error> {
     Ok(Setup {
         segment: guest.segment,
         doorbell: guest.doorbell.try_clone().map_err(io_error("duplicating the doorbell"))?,

@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use ft_runtime::record::{self, Record};
+use ft_runtime::config::Config;
 use ft_runtime::replay::Replay;
 use ft_runtime::start::{EXIT_FT, Error, Show};
 use std::ffi::OsString;
@@ -26,12 +27,27 @@ enum Command {
     Record(RecordArgs),
     /// Run a recorded server again and check that it does the same.
     Replay(ReplayArgs),
+    /// What a host of a pair says of itself.
+    Status(StatusArgs),
+}
+
+#[derive(Args)]
+struct StatusArgs {
+    /// The control socket, as configured.
+    #[arg(long, default_value = "/run/ft/ft.sock")]
+    socket: PathBuf,
+    /// `json`: one line as it comes.
+    #[arg(short, long)]
+    output: Option<String>,
 }
 
 #[derive(Args)]
 struct Run {
+    /// One host of a pair, as FILE says.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["solo", "command", "trace", "calls"])]
+    config: Option<PathBuf>,
     /// Without a peer: nothing is protected.
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "config")]
     solo: bool,
     /// Print at the end which system calls were made, and how often.
     #[arg(long)]
@@ -76,7 +92,7 @@ struct Guest {
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// The server and its arguments.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
@@ -98,6 +114,8 @@ fn main() {
 
 fn run(cli: Cli) -> Result<i32, Error> {
     match cli.command {
+        Command::Run(Run { config: Some(file), .. }) => ft_runtime::pair::run::run(&Config::load(&file)?),
+        Command::Status(s) => ft_runtime::pair::status::print(&s.socket, s.output.as_deref() == Some("json")),
         Command::Run(r) => record::solo(&r.guest.command, &Show { trace: r.guest.trace, calls: r.calls }),
         Command::Record(r) => Record {
             output: r.output,

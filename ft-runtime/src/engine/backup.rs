@@ -40,7 +40,7 @@ struct Observed {
     given: u64,
 }
 
-pub(super) struct Backup<S> {
+pub(crate) struct Backup<S> {
     feed: Feed<S>,
     given: [Option<Given>; DOMAINS_MAX],
     /// `[parent][child]`: how often the child's slot became free.
@@ -78,6 +78,10 @@ impl<S: Source> Backup<S> {
     /// One that may go live: what the guest says is kept in `front`.
     pub fn that_may_go_live(feed: Feed<S>, front: Front) -> Self {
         Self { front: Some(front), ..Self::new(feed) }
+    }
+
+    pub fn front(&mut self) -> Option<&mut Front> {
+        self.front.as_mut()
     }
 
     /// What the guest asks of the world, kept.

@@ -56,6 +56,8 @@ pub enum EngineError {
     Listen { address: SocketAddr, source: io::Error },
     #[error("{what} failed: {source}")]
     System { what: &'static str, source: io::Error },
+    #[error("the other host broke its contract: {0}")]
+    Peer(String),
     #[error(transparent)]
     Log(#[from] LogFileError),
     #[error(transparent)]
@@ -293,7 +295,7 @@ impl Core {
         Ok(true)
     }
 
-    fn points(&self) -> u64 {
+    pub(crate) fn points(&self) -> u64 {
         self.segment.domain(0).status.point.load(Ordering::Relaxed)
     }
 }
@@ -311,7 +313,7 @@ fn across(act: Act) -> Option<Across> {
 }
 
 /// What a role does in its part of a turn.
-trait Part {
+pub(crate) trait Part {
     /// One frame batch of one domain. True: the domain may have more.
     fn drain(&mut self, core: &mut Core, d: DomainId) -> Result<bool, EngineError>;
     /// The domain's process is gone and its ring empty.
@@ -367,6 +369,16 @@ impl Engine {
         let core = Core::new(setup)?;
         let part = Box::new(Backup::that_may_go_live(feed, Front::new(core.epoll.clone())));
         Ok(Self { core, part, then: Some(log) })
+    }
+
+    /// The guest of one host of a pair; `part` decides what it does.
+    pub(crate) fn of_pair<P: Part + 'static>(
+        setup: Setup,
+        part: impl FnOnce(&Rc<Epoll>) -> Result<P, EngineError>,
+    ) -> Result<Self, EngineError> {
+        let core = Core::new(setup)?;
+        let part = Box::new(part(&core.epoll)?);
+        Ok(Self { core, part, then: None })
     }
 
     /// Runs until the service or the log ends. Whatever the result, no process of the guest is left.

@@ -31,7 +31,7 @@ struct Ending {
     finished: bool,
 }
 
-pub(super) struct Primary {
+pub(crate) struct Primary {
     front: Front,
     log: Box<dyn Log>,
     entries: u64,
@@ -315,7 +315,7 @@ impl Part for Primary {
         match token {
             Token::Listener(l) => self.front.on_listener(l),
             Token::Connection(c) => self.front.on_connection(c, events),
-            Token::Doorbell | Token::Signals | Token::Process(_) => {}
+            Token::Doorbell | Token::Signals | Token::Process(_) | Token::Pair(_) => {}
         }
     }
 

@@ -47,6 +47,8 @@ pub enum Token {
     Process(u16),
     Listener(ListenerId),
     Connection(ConnId),
+    /// The pair's own: link, gate, arbiter.
+    Pair(u32),
 }
 
 impl Token {
@@ -57,6 +59,7 @@ impl Token {
             Self::Process(d) => (2, d.into()),
             Self::Listener(l) => (3, l.0),
             Self::Connection(c) => (4, c.0),
+            Self::Pair(n) => (5, n),
         };
         kind << 32 | u64::from(id)
     }
@@ -70,6 +73,7 @@ impl Token {
             2 => Self::Process(id as u16),
             3 => Self::Listener(ListenerId(id)),
             4 => Self::Connection(ConnId(id)),
+            5 => Self::Pair(id),
             _ => unreachable!("epoll returned data that was never given to it"),
         }
     }

@@ -1,0 +1,218 @@
+//! `ft run --config FILE`: parsed once into what can be relied on. What is wrong is named with file and line.
+
+use serde::Deserialize;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: {source}; check that the file exists and that this user may read it", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}: {text}", path.display())]
+    Parse { path: PathBuf, text: String },
+    #[error("{}: {item}: {why}", path.display())]
+    Value { path: PathBuf, item: &'static str, why: String },
+}
+
+/// An address with the length of its network's prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Prefixed {
+    pub ip: IpAddr,
+    pub prefix: u8,
+}
+
+impl TryFrom<String> for Prefixed {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, String> {
+        let wrong = |why: &str| format!("`{s}` is no address with prefix ({why}); write it like 10.0.0.100/24");
+        let (ip, prefix) = s.split_once('/').ok_or_else(|| wrong("no `/`"))?;
+        let ip: IpAddr = ip.parse().map_err(|_| wrong("not an IP address"))?;
+        let prefix: u8 = prefix.parse().map_err(|_| wrong("the prefix is not a number"))?;
+        if prefix > if ip.is_ipv4() { 32 } else { 128 } {
+            return Err(wrong("the prefix is too long"));
+        }
+        Ok(Self { ip, prefix })
+    }
+}
+
+/// Which host makes the log first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    Primary,
+    Backup,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    pub name: String,
+    pub command: Vec<String>,
+    /// Virtual addresses. None: the service listens on the host's own, and its connections don't survive a takeover.
+    #[serde(default)]
+    pub addresses: Vec<Prefixed>,
+    /// Interface of the service network; needed with `addresses`.
+    pub interface: Option<String>,
+    #[serde(default)]
+    pub state_dirs: Vec<PathBuf>,
+    pub cwd: Option<PathBuf>,
+    /// Exactly these; without it a minimal environment.
+    #[serde(default)]
+    pub env: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    pub name: String,
+    pub start: Start,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    pub name: String,
+    /// Its public key, as `ft keygen` printed it there.
+    pub key: String,
+    pub address: SocketAddr,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkConfig {
+    pub listen: SocketAddr,
+    pub key_file: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum ArbiterConfig {
+    Witness { address: SocketAddr, key_file: Option<PathBuf> },
+    File { file: PathBuf },
+    /// Nobody: then nothing takes over by itself.
+    None,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// A silent peer is taken for dead after this.
+    pub silence_ms_max: u64,
+    /// Log that the backup has not acknowledged; more, and the primary reads no more from clients.
+    pub lag_bytes_max: u64,
+    pub lag_ms_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { silence_ms_max: 100, lag_bytes_max: 64 << 20, lag_ms_max: 1000 }
+    }
+}
+
+impl Limits {
+    pub fn silence(&self) -> Duration {
+        Duration::from_millis(self.silence_ms_max)
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Control {
+    pub socket: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub service: Service,
+    pub host: Host,
+    pub peer: Peer,
+    pub link: LinkConfig,
+    pub arbiter: ArbiterConfig,
+    #[serde(default)]
+    pub limits: Limits,
+    pub control: Control,
+}
+
+impl Config {
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        Self::parse(path, &text)
+    }
+
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        // toml's own message has line, column and the line itself.
+        let c: Self =
+            toml::from_str(text).map_err(|e| ConfigError::Parse { path: path.into(), text: e.to_string() })?;
+        let value = |item, why: &str| Err(ConfigError::Value { path: path.into(), item, why: why.into() });
+        if c.service.command.is_empty() {
+            return value("service.command", "is empty; name the program and its arguments");
+        }
+        if c.service.addresses.is_empty() != c.service.interface.is_none() {
+            return value("service.interface", "goes with service.addresses: give both, or none");
+        }
+        if c.host.name == c.peer.name {
+            return value("peer.name", "is this host's own name");
+        }
+        if c.limits.silence_ms_max < 20 {
+            return value("limits.silence_ms_max", "below 20 ms every hiccup is a takeover");
+        }
+        Ok(c)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+[service]
+name = "redis"
+command = ["redis-server", "--port", "6379"]
+addresses = ["10.77.0.100/24", "fd00:77::100/64"]
+interface = "eth0"
+[host]
+name = "alpha"
+start = "primary"
+[peer]
+name = "beta"
+key = "abc"
+address = "192.168.77.2:7400"
+[link]
+listen = "192.168.77.1:7400"
+key_file = "/etc/ft/key"
+[arbiter]
+kind = "witness"
+address = "192.168.78.9:7500"
+[control]
+socket = "/run/ft/redis.sock"
+"#;
+
+    fn error(text: &str) -> String {
+        Config::parse(Path::new("/etc/ft/redis.toml"), text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_complete_file_is_taken_with_defaults() {
+        let c = Config::parse(Path::new("x"), GOOD).unwrap();
+        assert_eq!(c.limits.silence(), Duration::from_millis(100));
+        assert_eq!(c.service.addresses[1].prefix, 64);
+        assert_eq!(c.host.start, Start::Primary);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        let e = error(&GOOD.replace("start = \"primary\"", "start = \"first\""));
+        assert!(e.contains("/etc/ft/redis.toml") && e.contains("line 9") && e.contains("primary"), "{e}");
+        let e = error(&GOOD.replace("10.77.0.100/24", "10.77.0.100"));
+        assert!(e.contains("no `/`"), "{e}");
+        let e = error(&GOOD.replace("name = \"beta\"", "name = \"beta\"\ncolour = \"blue\""));
+        assert!(e.contains("unknown field `colour`"), "{e}");
+        let e = error(&GOOD.replace("interface = \"eth0\"\n", ""));
+        assert!(e.contains("service.interface"), "{e}");
+    }
+}

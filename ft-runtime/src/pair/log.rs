@@ -1,0 +1,196 @@
+//! The log of a pair: on the primary it goes out over the link, on the backup it comes in.
+
+use super::message::{self, HEAD_BYTES, kind};
+use crate::engine::feed::Source;
+use crate::engine::log::Log;
+use crate::link::Link;
+use crate::logfile::{End, LogFileError};
+use ft_log::codec::Writer;
+use ft_log::entry::{Entry, Event, HEADER_BYTES_MAX};
+use ft_log::ids::{ConnId, DomainId, LogIndex};
+use ft_log::output_rule::Progress;
+use ft_log::shared::DOMAINS_MAX;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::Instant;
+
+/// Who must have the log before its consequences may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// The backup's engine.
+    Backup,
+    /// Nobody: this host is the only one in the set, and the arbiter knows.
+    Alone,
+}
+
+/// Input of a connection that becomes safe with an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InputMark {
+    pub index: LogIndex,
+    pub conn: ConnId,
+    /// All input up to here, and whether its end is in it.
+    pub received: u64,
+    pub fin: bool,
+}
+
+/// The primary's end of the log.
+pub struct Outgoing {
+    pub link: Option<Link>,
+    pub progress: Progress,
+    pub rule: Rule,
+    received: HashMap<ConnId, u64>,
+    marks: VecDeque<InputMark>,
+    /// Bytes of entries, before the link seals them.
+    pub bytes: u64,
+    /// Appended and when, for the lag in time: oldest unacknowledged first.
+    stamps: VecDeque<(LogIndex, Instant)>,
+}
+
+impl Outgoing {
+    pub fn new(link: Option<Link>, rule: Rule, start: LogIndex) -> Self {
+        let mut progress = Progress::new();
+        progress.begin_at(start);
+        Self { link, progress, rule, received: HashMap::new(), marks: VecDeque::new(), bytes: 0, stamps: VecDeque::new() }
+    }
+
+    pub fn send(&mut self, kind: u8, head: &[u8], payload: &[u8]) {
+        if let Some(l) = &mut self.link {
+            l.send(kind, head, payload);
+        }
+    }
+
+    /// Output caused by entries up to here may leave.
+    pub fn committed(&self) -> LogIndex {
+        match self.rule {
+            Rule::Backup => self.progress.committed(),
+            Rule::Alone => self.progress.appended(),
+        }
+    }
+
+    /// One more entry that isn't a domain's.
+    pub fn append_birth(&mut self, bytes: &[u8]) -> LogIndex {
+        self.send(kind::BIRTH, &[], bytes);
+        self.count(bytes.len())
+    }
+
+    fn count(&mut self, bytes: usize) -> LogIndex {
+        self.bytes += bytes as u64;
+        let index = self.progress.append();
+        // One stamp in a while is enough to know how old the oldest is.
+        const STAMP_EVERY: u64 = 64;
+        if self.stamps.is_empty() || index.0.is_multiple_of(STAMP_EVERY) {
+            self.stamps.push_back((index, Instant::now()));
+        }
+        index
+    }
+
+    /// The oldest entry that the backup doesn't have, and since when.
+    pub fn lag_since(&mut self) -> Option<Instant> {
+        let committed = self.progress.committed();
+        while self.stamps.front().is_some_and(|(i, _)| *i <= committed) {
+            self.stamps.pop_front();
+        }
+        self.stamps.front().map(|(_, at)| *at)
+    }
+
+    /// The next input that has become safe.
+    pub fn next_safe_input(&mut self) -> Option<InputMark> {
+        let committed = self.committed();
+        if self.marks.front()?.index > committed { None } else { self.marks.pop_front() }
+    }
+
+    /// The input of connections that were restored here.
+    pub fn begin_input(&mut self, conn: ConnId, received: u64) {
+        self.received.insert(conn, received);
+    }
+
+    pub fn forget(&mut self, conn: ConnId) {
+        self.received.remove(&conn);
+    }
+
+    fn mark(&mut self, index: LogIndex, head: &[u8], payload: &[u8]) {
+        // Only what arrives on connections; its head alone decodes, with an empty payload.
+        let Ok(Entry::Event(e)) = Entry::decode(head) else { return };
+        let (conn, fin) = match e {
+            Event::Data { conn, .. } => (conn, false),
+            Event::Fin { conn } => (conn, true),
+            _ => return,
+        };
+        let received = self.received.entry(conn).or_default();
+        *received += payload.len() as u64;
+        let received = *received;
+        self.marks.push_back(InputMark { index, conn, received, fin });
+    }
+}
+
+/// The log as the engine's primary part sees it.
+pub struct PairLog(pub Rc<RefCell<Outgoing>>);
+
+impl Log for PairLog {
+    fn append(&mut self, domain: DomainId, head: &[u8], payload: &[u8]) -> Result<LogIndex, LogFileError> {
+        let mut out = self.0.borrow_mut();
+        let mut h = [0; HEAD_BYTES + HEADER_BYTES_MAX];
+        let mut w = Writer::new(&mut h);
+        message::encode_domain(domain, &mut w);
+        let n = w.len();
+        if head.len() <= HEADER_BYTES_MAX {
+            h[n..n + head.len()].copy_from_slice(head);
+            out.send(kind::ENTRY, &h[..n + head.len()], payload);
+        } else {
+            // An entry that the guest made comes whole as the head.
+            debug_assert!(payload.is_empty());
+            out.send(kind::ENTRY, &h[..n], head);
+        }
+        let index = out.count(n + head.len() + payload.len());
+        if domain.0 == 0 && head.len() <= HEADER_BYTES_MAX {
+            out.mark(index, head, payload);
+        }
+        Ok(index)
+    }
+
+    fn committed(&self) -> LogIndex {
+        self.0.borrow().committed()
+    }
+
+    fn note(&mut self, text: &str) -> Result<(), LogFileError> {
+        tracing::info!("{text}");
+        Ok(())
+    }
+
+    fn turn(&mut self, _: Instant) -> Result<Option<Instant>, LogFileError> {
+        Ok(None)
+    }
+
+    fn finish(&mut self, _: End) -> Result<(), LogFileError> {
+        Ok(())
+    }
+}
+
+/// What has come over the link and was not yet given to the guest.
+#[derive(Default)]
+pub struct Lanes {
+    lanes: [VecDeque<Vec<u8>>; DOMAINS_MAX],
+}
+
+impl Lanes {
+    pub fn push(&mut self, d: DomainId, entry: &[u8]) -> bool {
+        let Some(l) = self.lanes.get_mut(usize::from(d.0)) else { return false };
+        l.push_back(entry.to_vec());
+        true
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lanes.iter().all(VecDeque::is_empty)
+    }
+}
+
+/// The log as the engine's backup part sees it.
+#[derive(Clone, Default)]
+pub struct LinkSource(pub Rc<RefCell<Lanes>>);
+
+impl Source for LinkSource {
+    fn next(&mut self, domain: DomainId) -> Result<Option<Vec<u8>>, LogFileError> {
+        Ok(self.0.borrow_mut().lanes[usize::from(domain.0)].pop_front())
+    }
+}
