@@ -4,6 +4,7 @@ pub mod archive;
 pub mod engine;
 pub mod front;
 pub mod guest;
+pub mod link;
 pub mod logfile;
 pub mod overlay;
 pub mod record;
