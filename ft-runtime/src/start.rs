@@ -36,6 +36,8 @@ pub enum Error {
     Log(#[from] LogFileError),
     #[error(transparent)]
     Overlay(#[from] OverlayError),
+    #[error(transparent)]
+    Key(#[from] crate::link::KeyError),
     #[error("{0}")]
     Refused(String),
 }

@@ -54,10 +54,14 @@ pub enum LinkError {
     HandshakeTimeout { peer: SocketAddr, stage: Stage, seconds: u64 },
     #[error("{}", closed(peer, *stage, *orderly))]
     Closed { peer: SocketAddr, stage: Stage, orderly: bool },
-    #[error("the connection to the peer at {peer} broke during {stage}: {source}; see ft's messages there and the link's cable")]
+    #[error(
+        "the connection to the peer at {peer} broke during {stage}: {source}; see ft's messages there and the link's cable"
+    )]
     Broken { peer: SocketAddr, stage: Stage, source: Arc<io::Error> },
     /// Of the kernel: what we sent is not acknowledged. Silence on top of a working connection is the engine's to notice.
-    #[error("the peer at {peer} is silent: for {seconds} s its kernel acknowledged nothing; is the host down or the link's cable out?")]
+    #[error(
+        "the peer at {peer} is silent: for {seconds} s its kernel acknowledged nothing; is the host down or the link's cable out?"
+    )]
     Silent { peer: SocketAddr, seconds: u64 },
     #[error(
         "the peer at {peer} broke the link's protocol (version {PROTOCOL_VERSION}): {what}; this is a fault of ft or of \

@@ -143,7 +143,8 @@ pub struct Hello {
 impl Hello {
     /// Reads files and state directories: may take long. `progress` is asked now and then whether to go on.
     pub fn here(s: &Subject, progress: &mut dyn FnMut(&TreeProgress) -> ControlFlow<()>) -> Result<Self, HelloError> {
-        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").map_err(io_error("the kernel's release"))?;
+        let release =
+            std::fs::read_to_string("/proc/sys/kernel/osrelease").map_err(io_error("the kernel's release"))?;
         let variable = |(name, value): &(OsString, OsString)| Variable {
             name: OsText(name.clone()),
             sha256: digest(value.as_bytes()),
@@ -349,7 +350,14 @@ impl Found {
         }
     }
 
-    fn compare<T: PartialEq>(&mut self, item: Item, ours: &T, theirs: &T, show: impl Fn(&T) -> String, advice: &'static str) {
+    fn compare<T: PartialEq>(
+        &mut self,
+        item: Item,
+        ours: &T,
+        theirs: &T,
+        show: impl Fn(&T) -> String,
+        advice: &'static str,
+    ) {
         if ours != theirs {
             self.add(item, show(ours), show(theirs), advice);
         }
@@ -359,8 +367,11 @@ impl Found {
 /// Printable and of bounded length: the peer's words reach terminals.
 fn shown(value: impl fmt::Display) -> String {
     let text = value.to_string();
-    let mut out: String =
-        text.chars().take(SHOWN_CHARS_MAX).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();
+    let mut out: String = text
+        .chars()
+        .take(SHOWN_CHARS_MAX)
+        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+        .collect();
     if text.chars().nth(SHOWN_CHARS_MAX).is_some() {
         out.push_str("...");
     }
@@ -384,9 +395,21 @@ pub fn differences(ours: &Hello, theirs: &Hello) -> Vec<Difference> {
     f.compare(Item::Arguments, &ours.argv, &theirs.argv, words, "start the service with the same command line");
     compare_variables(&mut f, ours, theirs);
     f.compare(Item::Directory, &ours.cwd, &theirs.cwd, lossy, "start the service in the same directory");
-    f.compare(Item::Umask, &ours.umask, &theirs.umask, |m| format!("{m:04o}"), "set the same umask where ft is started");
+    f.compare(
+        Item::Umask,
+        &ours.umask,
+        &theirs.umask,
+        |m| format!("{m:04o}"),
+        "set the same umask where ft is started",
+    );
     let user = |u: &User| format!("uid {} gid {} groups {:?}", u.uid, u.gid, u.groups);
-    f.compare(Item::User, &ours.user, &theirs.user, user, "give the service's user the same numbers on both hosts (see `id`)");
+    f.compare(
+        Item::User,
+        &ours.user,
+        &theirs.user,
+        user,
+        "give the service's user the same numbers on both hosts (see `id`)",
+    );
     f.compare(
         Item::Kernel,
         &ours.kernel_release,
@@ -402,12 +425,26 @@ pub fn differences(ours: &Hello, theirs: &Hello) -> Vec<Difference> {
     cpu::compare(&mut f, &ours.cpu, &theirs.cpu);
     compare_state(&mut f, &ours.state_dirs, &theirs.state_dirs);
     for (name, a, b) in union(&ours.limits, &theirs.limits) {
-        let show = |l: Option<&Limit>| l.map_or(ABSENT.into(), |Limit(soft, hard)| format!("{} to {}", limit(*soft), limit(*hard)));
-        f.compare(Item::Limit(name.clone()), &a, &b, |l| show(*l), "set the same limit where ft is started (ulimit, systemd's Limit...=)");
+        let show = |l: Option<&Limit>| {
+            l.map_or(ABSENT.into(), |Limit(soft, hard)| format!("{} to {}", limit(*soft), limit(*hard)))
+        };
+        f.compare(
+            Item::Limit(name.clone()),
+            &a,
+            &b,
+            |l| show(*l),
+            "set the same limit where ft is started (ulimit, systemd's Limit...=)",
+        );
     }
     let address = |a: &Option<SocketAddr>| a.map_or("none".into(), |a| a.to_string());
     f.compare(Item::Service, &ours.service, &theirs.service, address, "configure the same service address");
-    f.compare(Item::Config, &ours.config_sha256, &theirs.config_sha256, |s| short(s), "copy the service's configuration from one host to the other");
+    f.compare(
+        Item::Config,
+        &ours.config_sha256,
+        &theirs.config_sha256,
+        |s| short(s),
+        "copy the service's configuration from one host to the other",
+    );
     f.0
 }
 
@@ -430,7 +467,8 @@ fn compare_libraries(f: &mut Found, ours: &Hello, theirs: &Hello) {
     const ADVICE: &str = "install the same version of its package on both hosts";
     // By name, so that one that lies elsewhere shows as such.
     let by_name = |h: &'_ Hello| -> BTreeMap<String, FileDigest> {
-        let name = |d: &FileDigest| Path::new(&d.path.0).file_name().unwrap_or(OsStr::new("?")).to_string_lossy().into_owned();
+        let name =
+            |d: &FileDigest| Path::new(&d.path.0).file_name().unwrap_or(OsStr::new("?")).to_string_lossy().into_owned();
         h.libraries.iter().map(|d| (name(d), d.clone())).collect()
     };
     let (a, b) = (by_name(ours), by_name(theirs));
@@ -443,15 +481,20 @@ fn compare_libraries(f: &mut Found, ours: &Hello, theirs: &Hello) {
     }
     if f.0.len() == before {
         let paths = |v: &Vec<FileDigest>| v.iter().map(|d| lossy(&d.path)).collect::<Vec<_>>().join(" ");
-        f.compare(Item::LibraryOrder, &ours.libraries, &theirs.libraries, paths, "see LD_PRELOAD, LD_LIBRARY_PATH and /etc/ld.so.preload");
+        f.compare(
+            Item::LibraryOrder,
+            &ours.libraries,
+            &theirs.libraries,
+            paths,
+            "see LD_PRELOAD, LD_LIBRARY_PATH and /etc/ld.so.preload",
+        );
     }
 }
 
 fn compare_variables(f: &mut Found, ours: &Hello, theirs: &Hello) {
     const ADVICE: &str = "start ft with the same environment on both hosts";
-    let by_name = |h: &Hello| -> BTreeMap<String, String> {
-        h.env.iter().map(|v| (lossy(&v.name), v.sha256.clone())).collect()
-    };
+    let by_name =
+        |h: &Hello| -> BTreeMap<String, String> { h.env.iter().map(|v| (lossy(&v.name), v.sha256.clone())).collect() };
     let (a, b) = (by_name(ours), by_name(theirs));
     let before = f.0.len();
     for (name, x, y) in union(&a, &b) {
@@ -468,10 +511,16 @@ fn compare_state(f: &mut Found, ours: &[StateDir], theirs: &[StateDir]) {
     let paths = |v: &[StateDir]| v.iter().map(|d| lossy(&d.path)).collect::<Vec<_>>();
     if paths(ours) != paths(theirs) {
         let show = |v: &[StateDir]| format!("{:?}", paths(v));
-        f.add(Item::StateDirectories, show(ours), show(theirs), "configure the same state directories, in the same order");
+        f.add(
+            Item::StateDirectories,
+            show(ours),
+            show(theirs),
+            "configure the same state directories, in the same order",
+        );
         return;
     }
-    const ADVICE: &str = "copy it from the host that has the truth while no service runs (rsync -aHX --delete), or let ft reseed";
+    const ADVICE: &str =
+        "copy it from the host that has the truth while no service runs (rsync -aHX --delete), or let ft reseed";
     for (a, b) in ours.iter().zip(theirs).filter(|(a, b)| a.sha256 != b.sha256) {
         let name = tree::first_difference(a, b);
         let show = |d: &StateDir| {

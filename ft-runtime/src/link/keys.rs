@@ -79,7 +79,8 @@ impl FromStr for PublicKey {
 
     fn from_str(s: &str) -> Result<Self, KeyError> {
         let der = BASE64_STANDARD.decode(s.trim()).ok();
-        der.and_then(|d| Self::from_info(&d)).ok_or_else(|| KeyError::NotPublic { text: s.trim().chars().take(200).collect() })
+        der.and_then(|d| Self::from_info(&d))
+            .ok_or_else(|| KeyError::NotPublic { text: s.trim().chars().take(200).collect() })
     }
 }
 

@@ -31,7 +31,10 @@ const _: () = assert!(PLAIN_BYTES_MAX > FRAME_BYTES_MAX);
 pub(super) enum SessionError {
     Tls(TlsError),
     /// It speaks our language up to the preamble.
-    Version { theirs: u32, their_ft: String },
+    Version {
+        theirs: u32,
+        their_ft: String,
+    },
     Preamble(String),
     Frame(BadLength),
     /// The incoming bytes fill the buffer and are no record.

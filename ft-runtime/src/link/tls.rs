@@ -25,8 +25,6 @@ const RECORD_BYTES_MAX: usize = 16 << 10;
 const SEALED_BYTES_MAX: usize = RECORD_BYTES_MAX + 1024;
 /// Room that TLS's own messages find at all times: they are few and small once the handshake is done.
 const OWN_BYTES_MAX: usize = 1024;
-/// Answers to one error: alerts. There is at most one.
-const FAREWELLS_MAX: usize = 4;
 
 /// One cipher (both hosts are of one kind, with AES instructions), one key exchange.
 pub(super) fn provider() -> CryptoProvider {
@@ -228,7 +226,9 @@ enum Step {
     /// The handshake needs more from the peer.
     Blocked,
     /// The handshake is done, and as much as wanted or possible was sealed.
-    Ready { sealed: usize },
+    Ready {
+        sealed: usize,
+    },
     /// The peer says that it sends no more.
     PeerClosed,
     Closed,
@@ -256,18 +256,20 @@ pub(super) struct Progress {
 pub(super) struct Tls {
     side: Side,
     peer_closed: bool,
+    /// It is not asked again then: rustls does not stand for a second error.
+    failed: Option<TlsError>,
 }
 
 impl Tls {
     pub fn client(c: &Configs) -> Self {
         let name = ServerName::try_from("ft").expect("a DNS name; nobody looks at it");
         let connection = UnbufferedClientConnection::new(c.client.clone(), name).expect("a complete configuration");
-        Self { side: Side::Client(Box::new(connection)), peer_closed: false }
+        Self { side: Side::Client(Box::new(connection)), peer_closed: false, failed: None }
     }
 
     pub fn server(c: &Configs) -> Self {
         let connection = UnbufferedServerConnection::new(c.server.clone()).expect("a complete configuration");
-        Self { side: Side::Server(Box::new(connection)), peer_closed: false }
+        Self { side: Side::Server(Box::new(connection)), peer_closed: false, failed: None }
     }
 
     /// Opens what `incoming` has into `plain`, then seals what is wanted into `out` as far as there is room.
@@ -279,6 +281,9 @@ impl Tls {
         out: &mut Buffer,
         wanted: Wanted,
     ) -> Result<Progress, TlsError> {
+        if let Some(e) = &self.failed {
+            return Err(e.clone());
+        }
         let mut progress = Progress { peer_closed: self.peer_closed, ..Progress::default() };
         // Each step takes or makes a record, or is the last.
         loop {
@@ -295,18 +300,30 @@ impl Tls {
                     return Ok(progress);
                 }
                 Err(e) => {
-                    for _ in 0..FAREWELLS_MAX {
-                        if self.step(incoming, plain, out, Wanted::Nothing).is_err() {
-                            break;
-                        }
-                    }
-                    return Err(e.into());
+                    // The alert, and what was to be said before it. Each step takes one message.
+                    while self.wants_write() && self.step(incoming, plain, out, Wanted::Nothing).is_ok() {}
+                    let e = TlsError::from(e);
+                    self.failed = Some(e.clone());
+                    return Err(e);
                 }
             }
         }
     }
 
-    fn step(&mut self, incoming: &mut Buffer, plain: &mut Buffer, out: &mut Buffer, wanted: Wanted) -> Result<Step, Error> {
+    fn wants_write(&self) -> bool {
+        match &self.side {
+            Side::Client(c) => c.wants_write(),
+            Side::Server(s) => s.wants_write(),
+        }
+    }
+
+    fn step(
+        &mut self,
+        incoming: &mut Buffer,
+        plain: &mut Buffer,
+        out: &mut Buffer,
+        wanted: Wanted,
+    ) -> Result<Step, Error> {
         let (discard, step) = match &mut self.side {
             Side::Client(c) => carry_out(c.process_tls_records(incoming.filled_mut()), plain, out, wanted),
             Side::Server(s) => carry_out(s.process_tls_records(incoming.filled_mut()), plain, out, wanted),

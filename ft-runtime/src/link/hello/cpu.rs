@@ -157,7 +157,13 @@ pub(super) fn compare(f: &mut Found, ours: &Cpu, theirs: &Cpu) {
         let list = |v: Vec<String>| if v.is_empty() { "none more".into() } else { v.join(" ") };
         f.add(Item::CpuFeatures, list(here), list(there), SAME_MACHINE);
     }
-    f.compare(Item::XsaveSize, &ours.xsave_bytes, &theirs.xsave_bytes, u32::to_string, "boot both kernels with the same options for extended state (xsave, AMX, PKU)");
+    f.compare(
+        Item::XsaveSize,
+        &ours.xsave_bytes,
+        &theirs.xsave_bytes,
+        u32::to_string,
+        "boot both kernels with the same options for extended state (xsave, AMX, PKU)",
+    );
     for (name, a, b) in union(&ours.leaves, &theirs.leaves) {
         // What was told above in words is not told in numbers.
         let rest = |r: Option<&[u32; 4]>| {

@@ -73,7 +73,10 @@ fn kind(program: &Path) -> Result<Kind, HelloError> {
         let word = line.split(u8::is_ascii_whitespace).find(|w| !w.is_empty()).unwrap_or_default();
         return Ok(Kind::Script { interpreter: OsStr::from_bytes(word).into() });
     }
-    let unreadable = |e: object::Error| HelloError::Program { program: program.to_owned(), why: format!("no 64-bit ELF program: {e}") };
+    let unreadable = |e: object::Error| HelloError::Program {
+        program: program.to_owned(),
+        why: format!("no 64-bit ELF program: {e}"),
+    };
     let data = &ReadCache::new(file);
     let header = FileHeader64::<LittleEndian>::parse(data).map_err(unreadable)?;
     let endian = header.endian().map_err(unreadable)?;
@@ -89,7 +92,9 @@ fn ask_loader(loader: &Path, program: &Path, s: &Subject) -> Result<Vec<u8>, Hel
     let what = || format!("{} --list {}", loader.display(), program.display());
     let failed = |why: String| HelloError::Program { program: program.to_owned(), why };
     // Not a pipe: a loader that says much must not wait for us while we wait for it.
-    let said = || memfd_create(c"loader", MFdFlags::MFD_CLOEXEC).map(File::from).map_err(|e| io_error("memfd_create")(e.into()));
+    let said = || {
+        memfd_create(c"loader", MFdFlags::MFD_CLOEXEC).map(File::from).map_err(|e| io_error("memfd_create")(e.into()))
+    };
     let (mut out, mut err) = (said()?, said()?);
     let stdio = |f: &File| f.try_clone().map(Stdio::from).map_err(io_error("duplicating a descriptor"));
     let mut child = Command::new(loader)

@@ -16,7 +16,7 @@ fn subject_here(program: &str, state_dirs: &[PathBuf]) -> Hello {
 }
 
 fn sample() -> Hello {
-    let mut h = subject_here("/proc/self/exe", &[]);
+    let mut h = subject_here("/bin/sh", &[]);
     h.state_dirs = vec![StateDir {
         path: OsStr::new("/var/lib/redis").into(),
         sha256: "aa".into(),
@@ -56,7 +56,9 @@ fn each_item_is_named() {
         ("order of libraries", |h| h.libraries.reverse()),
         ("arguments", |h| h.argv.push(OsStr::new("-v").into())),
         ("environment variable PATH", |h| h.env[0].sha256 = "00".into()),
-        ("environment variable LANG", |h| h.env.push(Variable { name: OsStr::new("LANG").into(), sha256: "00".into() })),
+        ("environment variable LANG", |h| {
+            h.env.push(Variable { name: OsStr::new("LANG").into(), sha256: "00".into() })
+        }),
         ("order of environment variables", |h| h.env.push(h.env[0].clone())),
         ("working directory", |h| h.cwd = OsStr::new("/tmp").into()),
         ("umask", |h| h.umask = 0o77),
@@ -155,7 +157,7 @@ fn scripts_and_static_programs() {
     std::fs::create_dir_all(&dir).unwrap();
     let script = dir.join("server");
     std::fs::write(&script, "#! /bin/sh -e\nexit 0\n").unwrap();
-    let h = subject_here(script.to_str().unwrap(), &[dir.clone()]);
+    let h = subject_here(script.to_str().unwrap(), std::slice::from_ref(&dir));
     assert_eq!(h.libraries[0].path.0, "/bin/sh");
     assert!(h.libraries.iter().any(|d| lossy(&d.path).ends_with("/libc.so.6")));
     assert_eq!((h.state_dirs[0].entries, h.state_dirs[0].parts.len()), (1, 1));

@@ -196,10 +196,8 @@ impl Walk<'_> {
             let n = file.read(&mut piece).map_err(self.failed(path))?;
             read += n as u64;
             if (n == 0 && read < length) || read > length {
-                return Err(self.refuse(format!(
-                    "{}: its size changes while it is read; is a server using it?",
-                    path.display()
-                )));
+                return Err(self
+                    .refuse(format!("{}: its size changes while it is read; is a server using it?", path.display())));
             }
             if n == 0 {
                 return Ok(d.finalize().into());
@@ -236,7 +234,7 @@ mod tests {
         fs::create_dir_all(dir.join("sub/deep")).unwrap();
         fs::write(dir.join("b"), "bee").unwrap();
         fs::write(dir.join("a"), "").unwrap();
-        fs::write(dir.join("sub/deep/big"), vec![3; 3 << 20]).unwrap();
+        fs::write(dir.join("sub/deep/big"), vec![3; 5 << 18]).unwrap();
         fs::hard_link(dir.join("b"), dir.join("sub/b2")).unwrap();
         symlink("/nowhere", dir.join("link")).unwrap();
         Sample(dir)
@@ -247,13 +245,13 @@ mod tests {
         let (a, b) = (sample("one"), sample("two"));
         let (a, b) = (&a.0, &b.0);
         let original = quick(a);
-        assert_eq!((original.entries, original.bytes), (7, 3 + 3 + (3 << 20)));
+        assert_eq!((original.entries, original.bytes), (7, 3 + 3 + (5 << 18)));
         let same = quick(b);
         assert_eq!((&original.sha256, &original.parts), (&same.sha256, &same.parts));
         type Change = (&'static str, &'static str, fn(&Path));
         let changes: [Change; 8] = [
             ("content", "a", |d| fs::write(d.join("a"), "x").unwrap()),
-            ("same size", "sub", |d| fs::write(d.join("sub/deep/big"), vec![4; 3 << 20]).unwrap()),
+            ("same size", "sub", |d| fs::write(d.join("sub/deep/big"), vec![4; 5 << 18]).unwrap()),
             ("mode", "a", |d| fs::set_permissions(d.join("a"), fs::Permissions::from_mode(0o600)).unwrap()),
             ("new name", "sub", |d| fs::write(d.join("sub/new"), "").unwrap()),
             ("removed", "a", |d| fs::remove_file(d.join("a")).unwrap()),
