@@ -1,6 +1,7 @@
 //! `ft`: what people type. Parses, calls, prints; nothing is decided here.
 
 use clap::{Args, Parser, Subcommand};
+use ft_runtime::link::PrivateKey;
 use ft_runtime::record::{self, Record};
 use ft_runtime::config::Config;
 use ft_runtime::replay::Replay;
@@ -29,6 +30,8 @@ enum Command {
     Replay(ReplayArgs),
     /// What a host of a pair says of itself.
     Status(StatusArgs),
+    /// Make this host's key for the link to its peer, and print the public key, which the peer is configured with.
+    Keygen(Keygen),
 }
 
 #[derive(Args)]
@@ -87,6 +90,15 @@ struct ReplayArgs {
 }
 
 #[derive(Args)]
+struct Keygen {
+    /// The private key; a file that exists is never overwritten.
+    file: PathBuf,
+    /// Make nothing: print the public key of the private key in FILE.
+    #[arg(long)]
+    show: bool,
+}
+
+#[derive(Args)]
 struct Guest {
     /// Write a line per system call into FILE.
     #[arg(long, value_name = "FILE")]
@@ -133,6 +145,18 @@ fn run(cli: Cli) -> Result<i32, Error> {
             // A reader that went away is no fault of the replay.
             let _ = writeln!(std::io::stdout(), "{line}");
             Ok(report.exit_code())
+        }
+        Command::Keygen(k) => {
+            let key = if k.show {
+                PrivateKey::load(&k.file)?
+            } else {
+                let key = PrivateKey::generate()?;
+                key.save(&k.file)?;
+                key
+            };
+            let said = writeln!(std::io::stdout(), "{}", key.public());
+            said.map_err(|source| Error::Io { what: "printing the public key".into(), source })?;
+            Ok(0)
         }
     }
 }

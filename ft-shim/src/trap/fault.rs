@@ -60,10 +60,14 @@ fn set_pair(uc: &mut UContext, v: u64) {
     uc.regs[reg::RDX] = v >> 32;
 }
 
-/// The processor as the guest sees it: no hardware randomness, no transactional memory, and nothing that tells
-/// on which processor of the host it runs.
 fn guest_cpuid(leaf: u32, sub: u32) -> [u32; 4] {
-    let mut r = native_cpuid(leaf, sub);
+    masked_cpuid(leaf, sub, native_cpuid(leaf, sub))
+}
+
+/// The processor as the guest sees it: no hardware randomness, no transactional memory, and nothing that tells
+/// on which processor of the host it runs. What remains, two hosts must have in common.
+pub fn masked_cpuid(leaf: u32, sub: u32, native: [u32; 4]) -> [u32; 4] {
+    let mut r = native;
     match (leaf, sub) {
         (1, _) => {
             r[1] = (r[1] & 0x0000_ffff) | 1 << 16; // initial APIC id 0, one logical processor
