@@ -7,10 +7,14 @@ use crate::user::{self, Iovec};
 const PART_BYTES: usize = 64 * 1024;
 
 /// Executes call `number` as it stands. Its result goes into the digest like every result.
-pub fn run(_: &mut Kernel, number: u32, a: &Args) -> Reply {
+pub fn run(k: &mut Kernel, number: u32, a: &Args) -> Reply {
     // SAFETY: the guest's own call on the guest's own memory and descriptors; the rows that lead here never touch
     // what the shim owns.
-    done(unsafe { raw::syscall(number as usize, *a) })
+    let r = unsafe { raw::syscall(number as usize, *a) };
+    if r == -raw::EFBIG {
+        k.too_large();
+    }
+    done(r)
 }
 
 /// The row for calls that need nothing else.
@@ -25,6 +29,15 @@ pub fn on_file(k: &mut Kernel, a: &Args) -> Reply {
     match k.fds.at(d).object {
         super::fds::Object::File(_) | super::fds::Object::Console => plain(k, a),
         _ => Err(raw::EINVAL),
+    }
+}
+
+/// As [`on_file`], for calls that need positions, which pipes don't have.
+pub fn on_positioned(k: &mut Kernel, a: &Args) -> Reply {
+    let d = k.fds.desc_of(a[0])?;
+    match k.fds.at(d).object {
+        super::fds::Object::Pipe(_) => Err(raw::ESPIPE),
+        _ => on_file(k, a),
     }
 }
 

@@ -13,13 +13,16 @@ use ft_log::entry::ClockSample;
 const STEP_NS: u64 = 20;
 /// Reads without a fresh sample; then one is taken, so that loops which wait for time to pass end.
 const READS_MAX: u32 = 64;
-/// Processor time is not measured: each call counts this much.
-const CALL_NS: u64 = 500;
 
+/// Processor time is the time that passes by this clock while the domain has something to do: it has one kernel thread.
 #[derive(Default)]
 pub struct Clock {
     sample: ClockSample,
     reads: u32,
+    /// Time that is nobody's: before the start, and while the domain was idle.
+    idle_ns: u64,
+    /// Processor time that threads have been charged with.
+    charged_ns: u64,
 }
 
 impl Clock {
@@ -39,6 +42,28 @@ impl Clock {
         self.reads = 0;
     }
 
+    /// Nothing ran since `from`.
+    pub fn note_idle(&mut self, from: u64) {
+        self.idle_ns += self.now() - from;
+    }
+
+    /// Processor time of all threads.
+    pub fn busy_ns(&self) -> u64 {
+        self.now().saturating_sub(self.idle_ns)
+    }
+
+    /// Processor time since the last charge, which is the running thread's.
+    pub fn uncharged_ns(&self) -> u64 {
+        self.busy_ns().saturating_sub(self.charged_ns)
+    }
+
+    /// As `uncharged_ns`; the caller charges it to a thread.
+    pub fn charge(&mut self) -> u64 {
+        let ns = self.uncharged_ns();
+        self.charged_ns += ns;
+        ns
+    }
+
     pub fn sampled_ns(&self) -> u64 {
         self.sample.monotonic_ns
     }
@@ -48,7 +73,9 @@ impl Clock {
 enum Kind {
     Monotonic,
     Real,
-    Cpu,
+    ProcessCpu,
+    /// Of the caller, or of the thread with that id.
+    ThreadCpu(Option<i32>),
 }
 
 fn kind(id: u64) -> Result<Kind, i64> {
@@ -56,8 +83,11 @@ fn kind(id: u64) -> Result<Kind, i64> {
         0 | 5 | 8 => Ok(Kind::Real),         // REALTIME, REALTIME_COARSE, REALTIME_ALARM
         1 | 4 | 6 | 7 | 9 => Ok(Kind::Monotonic), // MONOTONIC, RAW, COARSE, BOOTTIME, BOOTTIME_ALARM
         11 => Ok(Kind::Real),                // TAI: as real time
-        2 | 3 => Ok(Kind::Cpu),
-        i if i < 0 => Ok(Kind::Cpu), // of a process or thread
+        2 => Ok(Kind::ProcessCpu),
+        3 => Ok(Kind::ThreadCpu(None)),
+        // Of a process or thread: its id inverted, a bit that tells which, a kind of time.
+        i if i < 0 && i & 4 != 0 => Ok(Kind::ThreadCpu(Some(!(i >> 3)).filter(|&tid| tid != 0))),
+        i if i < 0 => Ok(Kind::ProcessCpu),
         _ => Err(EINVAL),
     }
 }
@@ -77,19 +107,32 @@ impl Kernel {
         monotonic.wrapping_add_signed(self.clock.realtime_offset_ns())
     }
 
-    fn cpu_time(&self) -> u64 {
-        self.calls * CALL_NS
+    fn thread_cpu_ns(&self, tid: Option<i32>) -> Result<u64, i64> {
+        let t = match tid {
+            None => self.threads.current,
+            Some(tid) => self.threads.by_tid(tid).ok_or(EINVAL)?,
+        };
+        let open = if t == self.threads.loaded { self.clock.uncharged_ns() } else { 0 };
+        Ok(self.threads.at(t).cpu_ns + open)
     }
 
-    fn read(&mut self, k: Kind) -> u64 {
-        match k {
+    fn read(&mut self, k: Kind) -> Result<u64, i64> {
+        Ok(match k {
             Kind::Monotonic => self.read_clock(),
             Kind::Real => {
                 let m = self.read_clock();
                 self.realtime(m)
             }
-            Kind::Cpu => self.cpu_time(),
-        }
+            // Asked for after computing, when the sample is old: worth a look.
+            Kind::ProcessCpu => {
+                self.poll_point(false);
+                self.clock.busy_ns()
+            }
+            Kind::ThreadCpu(tid) => {
+                self.poll_point(false);
+                self.thread_cpu_ns(tid)?
+            }
+        })
     }
 
     /// Monotonic deadline of an absolute time on clock `id`.
@@ -97,7 +140,7 @@ impl Kernel {
         Ok(match kind(id)? {
             Kind::Monotonic => at,
             Kind::Real => at.saturating_add_signed(-self.clock.realtime_offset_ns()),
-            Kind::Cpu => return Err(EINVAL),
+            Kind::ProcessCpu | Kind::ThreadCpu(_) => return Err(EINVAL),
         })
     }
 
@@ -114,7 +157,7 @@ impl Kernel {
 
 pub fn clock_gettime(k: &mut Kernel, a: &Args) -> Reply {
     let kind = kind(a[0])?;
-    let t = k.read(kind);
+    let t = k.read(kind)?;
     user::write(a[1], &Timespec::from_ns(t))?;
     done(0)
 }
@@ -138,7 +181,7 @@ pub fn clock_settime(k: &mut Kernel, a: &Args) -> Reply {
 }
 
 pub fn gettimeofday(k: &mut Kernel, a: &Args) -> Reply {
-    let t = k.read(Kind::Real);
+    let t = k.read(Kind::Real)?;
     if a[0] != 0 {
         user::write(a[0], &[t / NS, t % NS / 1000])?;
     }
@@ -149,7 +192,7 @@ pub fn gettimeofday(k: &mut Kernel, a: &Args) -> Reply {
 }
 
 pub fn time(k: &mut Kernel, a: &Args) -> Reply {
-    let t = k.read(Kind::Real) / NS;
+    let t = k.read(Kind::Real)? / NS;
     if a[0] != 0 {
         user::write(a[0], &t)?;
     }

@@ -1,7 +1,9 @@
 //! epoll: sets of watched descriptors with a queue of those that may be ready. Level, edge, one-shot.
 //!
 //! The queue works as in the kernel: an object that changes queues the items that watch it; a wait takes items
-//! in order, looks at the object, and puts a level-triggered one that was ready back at the end.
+//! in order, looks at the object, and puts a level-triggered one that was ready back at the end. An item that is taken
+//! out leaves its place in the queue behind, which then means nothing: with ten thousand descriptors, looking for it
+//! would cost more than everything else.
 
 use super::fds::{DescId, O_CLOEXEC, Object};
 use super::threads::Block;
@@ -32,6 +34,8 @@ const NESTING_MAX: u32 = 5;
 type Key = (i32, DescId);
 
 struct Item {
+    /// Tells it from earlier items under the same key.
+    serial: u64,
     events: u32,
     data: u64,
     queued: bool,
@@ -40,8 +44,8 @@ struct Item {
 }
 
 impl Item {
-    fn new(events: u32, data: u64) -> Self {
-        Self { events, data, queued: false, spent: false }
+    fn new(serial: u64, events: u32, data: u64) -> Self {
+        Self { serial, events, data, queued: false, spent: false }
     }
 
     /// What it wants to know: errors and hang-up need no asking.
@@ -50,10 +54,49 @@ impl Item {
     }
 }
 
+/// A place in the queue; it counts as long as the item of that serial number is there.
+#[derive(Clone, Copy)]
+struct Place {
+    key: Key,
+    serial: u64,
+}
+
 #[derive(Default)]
 pub struct Epoll {
     items: BTreeMap<Key, Item>,
-    queue: VecDeque<Key>,
+    queue: VecDeque<Place>,
+    last_serial: u64,
+}
+
+impl Epoll {
+    fn add(&mut self, key: Key, events: u32, data: u64) {
+        self.last_serial += 1;
+        self.items.insert(key, Item::new(self.last_serial, events, data));
+    }
+
+    fn remove(&mut self, key: Key) {
+        self.items.remove(&key);
+        // Nobody may ever wait: at most as many places that mean nothing as others, and a few.
+        const EMPTY_PLACES_MAX: usize = 64;
+        if self.queue.len() > 2 * self.items.len() + EMPTY_PLACES_MAX {
+            let items = &self.items;
+            self.queue.retain(|p| items.get(&p.key).is_some_and(|i| i.serial == p.serial));
+        }
+    }
+
+    /// Puts the item at the end of the queue, if it isn't in it.
+    fn enqueue(&mut self, key: Key) {
+        if let Some(item) = self.items.get_mut(&key).filter(|i| !i.queued) {
+            item.queued = true;
+            let serial = item.serial;
+            self.queue.push_back(Place { key, serial });
+        }
+    }
+
+    /// The item of a place, unless it is gone.
+    fn at(&self, p: &Place) -> Option<&Item> {
+        self.items.get(&p.key).filter(|i| i.serial == p.serial)
+    }
 }
 
 impl Kernel {
@@ -80,9 +123,9 @@ impl Kernel {
                 }
             }
             Object::Epoll(e) => {
-                let ready = |key: &Key| {
-                    e.items.get(key).is_some_and(|i| {
-                        depth < NESTING_MAX && self.ready_nested(key.1, depth + 1) & i.wants() != 0
+                let ready = |p: &Place| {
+                    e.at(p).is_some_and(|i| {
+                        depth < NESTING_MAX && self.ready_nested(p.key.1, depth + 1) & i.wants() != 0
                     })
                 };
                 if e.queue.iter().any(ready) { IN } else { 0 }
@@ -106,14 +149,10 @@ impl Kernel {
         for i in 0..self.fds.at(d).watchers.len() {
             let (epd, fd) = self.fds.at(d).watchers[i];
             let Object::Epoll(e) = &mut self.fds.at_mut(epd).object else { continue };
-            let Some(item) = e.items.get_mut(&(fd, d)) else { continue };
-            if item.wants() & mask == 0 {
+            if e.items.get(&(fd, d)).is_none_or(|i| i.wants() & mask == 0) {
                 continue;
             }
-            if !item.queued {
-                item.queued = true;
-                e.queue.push_back((fd, d));
-            }
+            e.enqueue((fd, d));
             self.notify_nested(epd, IN, depth + 1);
         }
     }
@@ -122,8 +161,7 @@ impl Kernel {
     pub fn forget_watches(&mut self, d: DescId) {
         for (epd, fd) in core::mem::take(&mut self.fds.at_mut(d).watchers) {
             if let Object::Epoll(e) = &mut self.fds.at_mut(epd).object {
-                e.items.remove(&(fd, d));
-                e.queue.retain(|k| *k != (fd, d));
+                e.remove((fd, d));
             }
         }
     }
@@ -152,8 +190,8 @@ impl Kernel {
                 break;
             }
             let Object::Epoll(e) = &mut self.fds.at_mut(epd).object else { break };
-            let Some(key) = e.queue.pop_front() else { break };
-            let Some(item) = e.items.get_mut(&key) else { continue };
+            let Some(Place { key, serial }) = e.queue.pop_front() else { break };
+            let Some(item) = e.items.get_mut(&key).filter(|i| i.serial == serial) else { continue };
             item.queued = false;
             let (events, data, wants) = (item.events, item.data, item.wants());
             let ready = self.ready(key.1) & wants;
@@ -166,8 +204,7 @@ impl Kernel {
             if events & ONESHOT != 0 {
                 item.spent = true;
             } else if events & EDGE == 0 {
-                item.queued = true;
-                e.queue.push_back(key);
+                e.enqueue(key);
             }
         }
         out
@@ -227,7 +264,7 @@ pub fn epoll_ctl(k: &mut Kernel, a: &Args) -> Reply {
         (ADD, Some(_)) => return Err(EEXIST),
         (MOD | DEL, None) => return Err(ENOENT),
         (ADD, None) => {
-            e.items.insert(key, Item::new(events, data));
+            e.add(key, events, data);
             k.fds.at_mut(d).watchers.push((epd, fd as i32));
         }
         (MOD, Some(item)) => {
@@ -237,8 +274,7 @@ pub fn epoll_ctl(k: &mut Kernel, a: &Args) -> Reply {
             (item.events, item.data, item.spent) = (events, data, false);
         }
         (DEL, Some(_)) => {
-            e.items.remove(&key);
-            e.queue.retain(|q| *q != key);
+            e.remove(key);
             k.fds.at_mut(d).watchers.retain(|w| *w != (epd, fd as i32));
             return done(0);
         }
@@ -246,11 +282,7 @@ pub fn epoll_ctl(k: &mut Kernel, a: &Args) -> Reply {
     }
     if k.ready(d) & (events | ERR | HUP) & !PRIVATE != 0 {
         let (_, e) = k.epoll_mut(epfd)?;
-        let item = e.items.get_mut(&key).ok_or(ENOENT)?;
-        if !item.queued {
-            item.queued = true;
-            e.queue.push_back(key);
-        }
+        e.enqueue(key);
         k.notify(epd, IN);
     }
     done(0)

@@ -136,13 +136,19 @@ impl Kernel {
     }
 
     pub fn close_fd(&mut self, fd: i32) -> Result<(), i64> {
-        let d = self.fds.get(fd as u64).ok_or(EBADF)?;
+        self.fds.desc_of(fd as u64)?;
         // SAFETY: a descriptor of the guest.
         let r = unsafe { raw!(nr::CLOSE, fd) };
         assert!(r == 0 || r == -raw::EINTR || r == -raw::EIO || r == -28 || r == -122, "close: {r}");
-        self.fds.table[fd as usize] = None;
-        self.release(d);
+        self.forget_fd(fd);
         Ok(())
+    }
+
+    /// The real descriptor `fd` is closed, if it was open.
+    fn forget_fd(&mut self, fd: i32) {
+        if let Some(d) = self.fds.table.get_mut(fd as usize).and_then(Option::take) {
+            self.release(d);
+        }
     }
 
     fn release(&mut self, d: DescId) {
@@ -155,11 +161,12 @@ impl Kernel {
         let desc = self.fds.descriptions.remove(d);
         self.fds.watched.remove(&d);
         match desc.object {
-            Object::Console | Object::File(_) | Object::Recorded(_) => {}
+            Object::Console | Object::Recorded(_) => {}
+            Object::File(_) => self.changed = true, // its locks are gone
             Object::EventFd(_) | Object::TimerFd(_) | Object::SignalFd(_) => {}
             Object::Pipe(e) => self.close_pipe_end(e),
             Object::Pair(p) => self.close_pair(p),
-            Object::Socket(s) => self.close_socket(s),
+            Object::Socket(s) => self.close_socket(d, s),
             Object::Epoll(e) => self.close_epoll(d, e),
         }
     }
@@ -246,12 +253,12 @@ fn dup_to(k: &mut Kernel, d: DescId, from: u64, to: u64, flags: u64) -> Reply {
     if to as u32 >= GUEST_FDS_MAX {
         return Err(EBADF);
     }
-    if k.fds.get(to).is_some() {
-        k.close_fd(to as i32)?;
-    }
     const DUP3: u32 = 292;
-    // SAFETY: duplicates a descriptor of the guest to a number that is free.
+    // SAFETY: duplicates a descriptor of the guest to a number of the guest's, closing what is there.
     let r = unsafe { raw!(DUP3, from as u32, to as u32, flags) };
+    if r >= 0 {
+        k.forget_fd(to as i32);
+    }
     share(k, d, r)
 }
 
@@ -286,12 +293,11 @@ pub fn fcntl(k: &mut Kernel, a: &Args) -> Reply {
             if real { super::both::run(k, nr::FCNTL as u32, a) } else { done(0) }
         }
         F_SETOWN => done(0), // SIGIO is never sent: O_ASYNC is not settable
-        F_GETPIPE_SZ | F_SETPIPE_SZ => match k.fds.at(d).object {
-            Object::Pipe(_) => done(pipe::CAPACITY_BYTES as i64),
-            _ => Err(EBADF),
-        },
-        // Locks, seals, leases: of files only; ordered by the domain's total order.
-        5..=7 | 36..=38 | 1033 | 1034 | 1035..=1038 if real => super::both::run(k, nr::FCNTL as u32, a),
+        F_GETPIPE_SZ => k.pipe_capacity(d, None),
+        F_SETPIPE_SZ => k.pipe_capacity(d, Some(a[2])),
+        5..=7 | 36..=38 if real => super::locks::record_lock(k, a),
+        // Seals and hints: of files only.
+        1033..=1038 if real => super::both::run(k, nr::FCNTL as u32, a),
         c => {
             k.refuse_number("fcntl command", c.into());
             Err(EINVAL)

@@ -51,6 +51,8 @@ enum Content {
     Bytes { bytes: Vec<u8>, at: usize },
     /// Never ends.
     Random,
+    /// /proc/.../comm of one of the guest's own threads: its id, and how much was read.
+    ThreadName { tid: i32, at: usize },
 }
 
 #[derive(Default)]
@@ -98,18 +100,60 @@ impl Kernel {
         self.translated(path)
     }
 
-    /// `/proc/PID` of the guest's own pid means itself.
+    /// `/proc/PID` of the guest's own pid means itself, `/proc/self/task/TID` of its own threads the one that the
+    /// host knows.
     fn translated(&self, path: &[u8]) -> Vec<u8> {
-        use alloc::format;
-        let own = format!("/proc/{}", self.process.pid);
-        if let Some(rest) = path.strip_prefix(own.as_bytes()) {
-            if rest.is_empty() || rest[0] == b'/' {
-                let mut p = b"/proc/self".to_vec();
-                p.extend_from_slice(rest);
-                return p;
-            }
+        let Some((id, rest)) = path.strip_prefix(b"/proc/").map(first_component) else { return path.to_vec() };
+        let tail = match id {
+            b"self" => rest,
+            b"thread-self" => return [b"/proc/self", rest].concat(),
+            _ if number(id) == Some(self.process.pid) => rest,
+            _ => return path.to_vec(),
+        };
+        match self.own_task(tail) {
+            Some((_, rest)) => [b"/proc/self", rest].concat(),
+            None => [b"/proc/self", tail].concat(),
         }
-        path.to_vec()
+    }
+
+    /// `/task/TID/rest` with a thread of the guest: its id and the rest.
+    fn own_task<'a>(&self, tail: &'a [u8]) -> Option<(i32, &'a [u8])> {
+        let (tid, rest) = first_component(tail.strip_prefix(b"/task/")?);
+        let tid = number(tid).filter(|&t| self.threads.by_tid(t).is_some())?;
+        Some((tid, rest))
+    }
+
+    /// The guest thread whose name is at `path`, if there is one.
+    fn names_thread(&self, path: &[u8]) -> Option<i32> {
+        let (id, rest) = first_component(path.strip_prefix(b"/proc/")?);
+        let tail = match id {
+            b"thread-self" if rest == b"/comm" => return Some(self.threads.at(self.threads.current).tid),
+            b"self" => rest,
+            _ if number(id) == Some(self.process.pid) => rest,
+            _ => return None,
+        };
+        if tail == b"/comm" {
+            return Some(self.process.pid);
+        }
+        self.own_task(tail).filter(|(_, rest)| *rest == b"/comm").map(|(tid, _)| tid)
+    }
+
+    /// What the guest reads as the name of thread `tid`.
+    fn thread_name_line(&self, tid: i32) -> Result<Vec<u8>, i64> {
+        let t = self.threads.by_tid(tid).ok_or(raw::ESRCH)?;
+        let name = &self.threads.at(t).name;
+        let mut line = name[..name.iter().position(|&c| c == 0).unwrap_or(name.len())].to_vec();
+        line.push(b'\n');
+        Ok(line)
+    }
+
+    /// A write to a recorded file: only names of threads are taken.
+    pub fn recorded_write(&mut self, d: DescId, bytes: &[u8]) -> Result<usize, i64> {
+        let Content::ThreadName { tid, .. } = self.recorded_mut(d)?.content else { return Err(EBADF) };
+        let t = self.threads.by_tid(tid).ok_or(raw::ESRCH)?;
+        let end = bytes.iter().position(|&c| c == 0).unwrap_or(bytes.len());
+        self.threads.at_mut(t).set_name(&bytes[..end]);
+        Ok(bytes.len())
     }
 
     /// Records a result and bytes of any length.
@@ -161,8 +205,16 @@ impl Kernel {
     }
 
     pub fn recorded_read(&mut self, d: DescId, max: usize) -> Result<Vec<u8>, i64> {
-        if let Content::Random = self.recorded_mut(d)?.content {
-            return Ok(self.random_bytes(max));
+        match self.recorded_mut(d)?.content {
+            Content::Random => return Ok(self.random_bytes(max)),
+            Content::ThreadName { tid, at } => {
+                let line = self.thread_name_line(tid)?;
+                let from = at.min(line.len());
+                let to = (from + max).min(line.len());
+                self.recorded_mut(d)?.content = Content::ThreadName { tid, at: to };
+                return Ok(line[from..to].to_vec());
+            }
+            Content::Unread | Content::Bytes { .. } => {}
         }
         self.recorded_content(d)?;
         let Content::Bytes { bytes, at } = &mut self.recorded_mut(d)?.content else { return Err(EBADF) };
@@ -173,8 +225,14 @@ impl Kernel {
     }
 
     pub fn recorded_read_at(&mut self, d: DescId, max: usize, offset: u64) -> Result<Vec<u8>, i64> {
-        if let Content::Random = self.recorded_mut(d)?.content {
-            return Ok(self.random_bytes(max));
+        match self.recorded_mut(d)?.content {
+            Content::Random => return Ok(self.random_bytes(max)),
+            Content::ThreadName { tid, .. } => {
+                let line = self.thread_name_line(tid)?;
+                let from = (offset as usize).min(line.len());
+                return Ok(line[from..(from + max).min(line.len())].to_vec());
+            }
+            Content::Unread | Content::Bytes { .. } => {}
         }
         if offset == 0 {
             self.recorded_mut(d)?.content = Content::Unread;
@@ -185,7 +243,8 @@ impl Kernel {
         Ok(bytes[from..(from + max).min(bytes.len())].to_vec())
     }
 
-    fn random_bytes(&mut self, max: usize) -> Vec<u8> {
+    /// Random bytes of the host's, fewer than `max` if those are many.
+    pub fn random_bytes(&mut self, max: usize) -> Vec<u8> {
         const RANDOM_BYTES_MAX: usize = 32 * 1024;
         let n = max.min(RANDOM_BYTES_MAX);
         self.recorded_call(318, |_| {
@@ -197,6 +256,16 @@ impl Kernel {
         })
         .1
     }
+}
+
+/// A path's first component, and what follows, which is empty or begins with '/'.
+fn first_component(path: &[u8]) -> (&[u8], &[u8]) {
+    path.split_at(path.iter().position(|&c| c == b'/').unwrap_or(path.len()))
+}
+
+/// A process or thread id in decimal.
+fn number(text: &[u8]) -> Option<i32> {
+    core::str::from_utf8(text).ok()?.parse().ok().filter(|&n| n > 0)
 }
 
 fn terminated(path: &[u8]) -> Vec<u8> {
@@ -247,8 +316,12 @@ pub fn creat(k: &mut Kernel, a: &Args) -> Reply {
 
 pub fn openat(k: &mut Kernel, a: &Args) -> Reply {
     let path = user::string(a[1])?;
-    let judged = k.judged(a[0], &path);
     let flags = a[2] as u32;
+    if let Some(tid) = k.names_thread(&path) {
+        let r = Recorded { path, content: Content::ThreadName { tid, at: 0 }, listing: None };
+        return k.install(Object::Recorded(r), flags & (O_CLOEXEC | O_ACCMODE));
+    }
+    let judged = k.judged(a[0], &path);
     match place(&judged) {
         Place::Own => {}
         Place::Random => {
@@ -339,7 +412,12 @@ pub fn lseek(k: &mut Kernel, a: &Args) -> Reply {
         Object::Recorded(r) if r.listing.is_some() => seek_listing(k, d, a),
         Object::Recorded(_) => {
             if a[2] == 0 && a[1] == 0 {
-                k.recorded_mut(d)?.content = Content::Unread;
+                let content = &mut k.recorded_mut(d)?.content;
+                match content {
+                    Content::ThreadName { at, .. } => *at = 0,
+                    Content::Random => {}
+                    Content::Unread | Content::Bytes { .. } => *content = Content::Unread,
+                }
                 return done(0);
             }
             k.recorded_content(d)?;
@@ -472,6 +550,32 @@ impl Kernel {
 }
 
 pub fn getdents64(k: &mut Kernel, a: &Args) -> Reply {
+    list(k, a, |out, e, next| {
+        let len = (19 + e.name.len() + 1 + 7) & !7;
+        out.extend_from_slice(&e.ino.to_le_bytes());
+        out.extend_from_slice(&next.to_le_bytes());
+        out.extend_from_slice(&(len as u16).to_le_bytes());
+        out.push(e.kind);
+        out.extend_from_slice(&e.name);
+        out.resize(len, 0);
+    })
+}
+
+/// The old form: the type comes last.
+pub fn getdents(k: &mut Kernel, a: &Args) -> Reply {
+    list(k, a, |out, e, next| {
+        let len = (18 + e.name.len() + 2 + 7) & !7;
+        out.extend_from_slice(&e.ino.to_le_bytes());
+        out.extend_from_slice(&next.to_le_bytes());
+        out.extend_from_slice(&(len as u16).to_le_bytes());
+        out.extend_from_slice(&e.name);
+        out.resize(len - 1, 0);
+        out.push(e.kind);
+    })
+}
+
+/// As many entries as fit; `put` appends one to an empty buffer, with the position of the next.
+fn list(k: &mut Kernel, a: &Args, put: impl Fn(&mut Vec<u8>, &Entry, u64)) -> Reply {
     let d = k.fds.desc_of(a[0])?;
     if listing_mut(k, d).ok_or(ENOTDIR)?.is_none() {
         let l = k.listing(d, a[0])?;
@@ -481,18 +585,14 @@ pub fn getdents64(k: &mut Kernel, a: &Args) -> Reply {
     let room = a[2] as usize;
     let mut out = Vec::new();
     let mut at = l.at;
+    let mut one = Vec::new();
     while let Some(e) = l.entries.get(at) {
-        let len = (19 + e.name.len() + 1 + 7) & !7;
-        if out.len() + len > room {
+        one.clear();
+        put(&mut one, e, at as u64 + 1);
+        if out.len() + one.len() > room {
             break;
         }
-        let start = out.len();
-        out.extend_from_slice(&e.ino.to_le_bytes());
-        out.extend_from_slice(&(at as u64 + 1).to_le_bytes());
-        out.extend_from_slice(&(len as u16).to_le_bytes());
-        out.push(e.kind);
-        out.extend_from_slice(&e.name);
-        out.resize(start + len, 0);
+        out.extend_from_slice(&one);
         at += 1;
     }
     if out.is_empty() && at < l.entries.len() {

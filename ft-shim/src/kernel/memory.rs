@@ -217,6 +217,7 @@ pub fn mmap(k: &mut Kernel, a: &Args) -> Reply {
             _ => return Err(ENODEV),
         }
     }
+    k.address_space_allows(len)?;
     let fixed = flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0;
     let start = if fixed {
         if hint % PAGE != 0 {
@@ -311,7 +312,7 @@ pub fn mremap(k: &mut Kernel, a: &Args) -> Reply {
     const FIXED: u64 = 2;
     let [old, old_len, new_len, flags, target, _] = *a;
     let (old_len, new_len) = (align(old_len).ok_or(EINVAL)?, align(new_len).ok_or(EINVAL)?);
-    if old % PAGE != 0 || old_len == 0 || new_len == 0 || flags & !(MAYMOVE | FIXED) != 0 {
+    if old % PAGE != 0 || old_len == 0 || new_len == 0 || flags & !(MAYMOVE | FIXED) != 0 || flags & (MAYMOVE | FIXED) == FIXED {
         return Err(EINVAL);
     }
     let old_end = valid_guest_range(old, old_len)?;
@@ -319,6 +320,7 @@ pub fn mremap(k: &mut Kernel, a: &Args) -> Reply {
     let Some(v) = k.memory.vmas.get(i).copied().filter(|v| v.start <= old && v.end >= old_end) else {
         return Err(raw::EFAULT);
     };
+    k.address_space_allows(new_len.saturating_sub(old_len))?;
     let (to, real_flags) = if flags & FIXED != 0 {
         let end = valid_guest_range(target, new_len).map_err(|_| EINVAL)?;
         if target % PAGE != 0 || (target < old_end && old < end) {
@@ -344,11 +346,13 @@ pub fn mremap(k: &mut Kernel, a: &Args) -> Reply {
 }
 
 pub fn brk(k: &mut Kernel, a: &Args) -> Reply {
+    let limit = k.process.limits.address_space();
     let m = &mut k.memory;
     let (old, want) = (m.brk, a[0]);
     if want >= m.brk_start && want != old {
         let (old_end, new_end) = (align(old).ok_or(ENOMEM)?, align(want).ok_or(ENOMEM)?);
-        if new_end <= old_end || m.is_free(old_end, new_end) {
+        let grows = new_end.saturating_sub(old_end);
+        if grows == 0 || (m.is_free(old_end, new_end) && allowed(m, limit, grows)) {
             // SAFETY: moves the guest's break into free space.
             let r = unsafe { raw!(nr::BRK, want) };
             if r as u64 == want {
@@ -374,7 +378,16 @@ pub fn mincore(_: &mut Kernel, a: &Args) -> Reply {
     done(0)
 }
 
+/// Does RLIMIT_AS leave room for `more`? The shim's own memory is nobody's business.
+fn allowed(m: &Memory, limit: u64, more: u64) -> bool {
+    limit == u64::MAX || m.vmas.iter().map(|v| v.end - v.start).sum::<u64>().saturating_add(more) <= limit
+}
+
 impl Kernel {
+    fn address_space_allows(&self, more: u64) -> Result<(), i64> {
+        if allowed(&self.memory, self.process.limits.address_space(), more) { Ok(()) } else { Err(ENOMEM) }
+    }
+
     /// Hash of everything the guest may have written, and how many pages that was. Pages of zeros don't count:
     /// whether they were ever touched is nobody's business.
     pub fn hash_memory(&mut self) -> (u64, u64) {

@@ -10,7 +10,9 @@ pub mod eventfd;
 pub mod fds;
 pub mod files;
 pub mod futex;
+pub mod locks;
 pub mod memory;
+pub mod mute;
 pub mod pipe;
 pub mod poll;
 pub mod process;
@@ -134,6 +136,7 @@ pub fn boot() {
     const _: () = assert!(GUEST_FDS_MAX < ft_log::shared::DOORBELL_FD as u32);
     // The first input point gives the first clock sample.
     kernel.poll_point(true);
+    kernel.clock.note_idle(0);
     // SAFETY: nothing runs yet but this.
     unsafe { *KERNEL.0.get() = Some(kernel) };
 }
@@ -250,7 +253,9 @@ impl Kernel {
                 }
                 None => {
                     rotate = false;
+                    let before = self.clock.now();
                     self.idle();
+                    self.clock.note_idle(before);
                 }
             }
         }
@@ -263,8 +268,11 @@ impl Kernel {
         }
         // SAFETY: as in `uc`; a raw copy so that the thread table can be borrowed beside it.
         let uc = unsafe { &mut *self.uc };
+        let ran_ns = self.clock.charge();
         if self.threads.exists(old) {
-            self.threads.at_mut(old).context.save(uc);
+            let t = self.threads.at_mut(old);
+            t.cpu_ns += ran_ns;
+            t.context.save(uc);
         }
         self.threads.at(next).context.load(uc);
         self.threads.loaded = next;

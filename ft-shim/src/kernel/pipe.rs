@@ -402,6 +402,9 @@ impl Kernel {
         let Some(p) = self.pipes.by_id(id) else { return }; // closed meanwhile
         let pipe = self.pipes.slab.at_mut(p);
         pipe.buffer.extend(bytes);
+        if let Some(q) = &mut pipe.packets {
+            q.push_back(bytes.len());
+        }
         let r = pipe.read_desc;
         self.changed = true;
         if let Some(r) = r {
@@ -469,18 +472,28 @@ pub fn pipe2(k: &mut Kernel, a: &Args) -> Reply {
     }
     user::write(a[0], &[0u32, 0])?;
     let p = k.pipes.create(false);
-    let r = k.install_fd(Object::Pipe(End { pipe: p, write: false }), flags)?;
-    let w = match k.install_fd(Object::Pipe(End { pipe: p, write: true }), flags | 1) {
+    let pipe = k.pipes.slab.at_mut(p);
+    (pipe.readers, pipe.writers) = (1, 1);
+    let (read, write) = (End { pipe: p, write: false }, End { pipe: p, write: true });
+    let r = match k.install_fd(Object::Pipe(read), flags) {
+        Ok(r) => r,
+        Err(e) => {
+            k.close_pipe_end(read);
+            k.close_pipe_end(write);
+            return Err(e);
+        }
+    };
+    let w = match k.install_fd(Object::Pipe(write), flags | 1) {
         Ok(w) => w,
         Err(e) => {
-            k.pipes.slab.at_mut(p).readers = 1;
             k.close_fd(r)?;
+            k.close_pipe_end(write);
             return Err(e);
         }
     };
     let (rd, wd) = (k.fds.desc_of(r as u64)?, k.fds.desc_of(w as u64)?);
     let pipe = k.pipes.slab.at_mut(p);
-    (pipe.readers, pipe.writers, pipe.read_desc, pipe.write_desc) = (1, 1, Some(rd), Some(wd));
+    (pipe.read_desc, pipe.write_desc) = (Some(rd), Some(wd));
     user::write(a[0], &[r as u32, w as u32])?;
     done(0)
 }
@@ -512,15 +525,24 @@ pub fn socketpair(k: &mut Kernel, a: &Args) -> Reply {
     let packets = kind != PairKind::Stream;
     user::write(a[3], &[0u32, 0])?;
     let (one, two) = (k.pipes.create(packets), k.pipes.create(packets));
-    let pair = |rx, tx| {
-        Object::Pair(Pair { rx, tx, kind, read_timeout_ns: 0, write_timeout_ns: 0, rx_shut: false, tx_shut: false })
-    };
+    let pair = |rx, tx| Pair { rx, tx, kind, read_timeout_ns: 0, write_timeout_ns: 0, rx_shut: false, tx_shut: false };
     for p in [one, two] {
         let p = k.pipes.slab.at_mut(p);
         (p.readers, p.writers) = (1, 1);
     }
-    let x = k.install_fd(pair(one, two), flags | 2)?;
-    let y = k.install_fd(pair(two, one), flags | 2)?;
+    let x = k.install_fd(Object::Pair(pair(one, two)), flags | 2);
+    let y = if x.is_ok() { k.install_fd(Object::Pair(pair(two, one)), flags | 2) } else { x };
+    let (x, y) = match (x, y) {
+        (Ok(x), Ok(y)) => (x, y),
+        (x, y) => {
+            match x {
+                Ok(fd) => k.close_fd(fd)?,
+                Err(_) => k.close_pair(pair(one, two)),
+            }
+            k.close_pair(pair(two, one));
+            return Err(y.err().unwrap_or(EINVAL));
+        }
+    };
     let (xd, yd) = (k.fds.desc_of(x as u64)?, k.fds.desc_of(y as u64)?);
     let p = k.pipes.slab.at_mut(one);
     (p.read_desc, p.write_desc) = (Some(xd), Some(yd));

@@ -17,7 +17,7 @@ use ft_log::shared::DOMAINS_MAX;
 pub struct Child {
     pub domain: DomainId,
     pub pid: i32,
-    host_pid: i32,
+    pub host_pid: i32,
     /// As in wait4, once it has ended.
     pub status: Option<i32>,
 }
@@ -31,6 +31,7 @@ pub struct Process {
     pub children: Vec<Child>,
     pub limits: values::Limits,
     pub dumpable: bool,
+    pub parent_death_signal: u32,
 }
 
 impl Process {
@@ -44,6 +45,7 @@ impl Process {
             children: Vec::new(),
             limits: values::Limits::default(),
             dumpable: true,
+            parent_death_signal: 0,
         }
     }
 
@@ -215,6 +217,9 @@ impl Kernel {
         const CLD_KILLED: i32 = 2;
         let (code, value) = if status & 0x7f == 0 { (CLD_EXITED, status >> 8) } else { (CLD_KILLED, status & 0x7f) };
         let value = value as u32 as u64;
+        if self.signals.reaps_children() {
+            self.process.children.remove(i);
+        }
         self.post_to_process(SigInfo { signo: SIGCHLD, code, first: [pid as u32, uid()], value });
     }
 

@@ -116,6 +116,13 @@ impl Signals {
         }
     }
 
+    /// With SIGCHLD ignored, children that end leave nothing behind.
+    pub fn reaps_children(&self) -> bool {
+        const SA_NOCLDWAIT: u64 = 2;
+        let a = &self.actions[SIGCHLD as usize];
+        a.handler == SIG_IGN || a.flags & SA_NOCLDWAIT != 0
+    }
+
     pub fn clear_pending(&mut self) {
         self.pending.clear();
     }
@@ -180,8 +187,10 @@ impl Kernel {
         if call.number == RT_SIGTIMEDWAIT && user::read::<u64>(call.args[0]).unwrap_or(0) & bit(signo) != 0 {
             return;
         }
-        if call.progress > 0 {
-            return self.complete(t, call.progress as i64);
+        // What was done so far counts, in messages where the call counts those.
+        if call.messages > 0 || call.progress > 0 {
+            let done = if call.messages > 0 { call.messages } else { call.progress };
+            return self.complete(t, done as i64);
         }
         let action = self.signals.actions[signo as usize];
         let handled = action.handler > SIG_IGN;

@@ -20,7 +20,7 @@ pub fn signalfd4(k: &mut Kernel, a: &Args) -> Reply {
     }
     let mask = user::read::<u64>(a[1])?;
     if a[0] as i32 == -1 {
-        return k.install(Object::SignalFd(SignalFd { mask }), a[3] as u32);
+        return k.install(Object::SignalFd(SignalFd { mask }), a[3] as u32 | 2);
     }
     let d = k.fds.desc_of(a[0])?;
     match &mut k.fds.at_mut(d).object {

@@ -1,8 +1,10 @@
-//! TCP sockets whose real connections the engine owns: bytes come as inputs, go as acts.
+//! TCP sockets whose real connections the engine owns: bytes come as inputs, go as acts. Sockets of other kinds have
+//! the same options, and lead nowhere ([`super::mute`]).
 
 use super::epoll;
 use super::fds::{DescId, O_CLOEXEC, O_NONBLOCK, Object};
 use super::threads::Block;
+use super::mute::{self, AF_UNIX, STREAM};
 use super::{Args, Kernel, Outcome, Reply, done};
 use crate::raw::*;
 use crate::user;
@@ -12,10 +14,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ft_log::entry::{Act, Event, PAYLOAD_BYTES_MAX};
 use ft_log::ids::{ConnId, ListenerId};
 
-const AF_UNIX: u32 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
-const SOCK_STREAM: u32 = 1;
 /// Output of a connection that its client has not acknowledged yet; beyond it the guest waits.
 pub const UNACKED_BYTES_MAX: u64 = 1 << 20;
 /// Reads are reported to the engine in steps of this, so that it goes on receiving.
@@ -29,6 +29,7 @@ pub enum State {
     Fresh,
     Listening(Listening),
     Connected(ConnId),
+    Mute(mute::Kind),
 }
 
 pub struct Listening {
@@ -68,7 +69,8 @@ pub struct Net {
     listeners: BTreeMap<ListenerId, DescId>,
     next_listener: ListenerId,
     next_port: u16,
-    bound: Vec<SocketAddr>,
+    /// Who holds a port, connections left out.
+    ports: BTreeMap<u16, Vec<DescId>>,
     /// Connections that came for a listener that is gone: to be closed once the log says so.
     unwanted: Vec<ConnId>,
 }
@@ -102,13 +104,7 @@ impl Socket {
     }
 
     fn timeout(&self, name: u32) -> Option<u64> {
-        let v = self.options.get(&(1, name))?;
-        if v.len() < 16 {
-            return None;
-        }
-        let word = |i: usize| u64::from_le_bytes(v[i..i + 8].try_into().expect("8 bytes"));
-        let ns = word(0).saturating_mul(NS).saturating_add(word(8) * 1000);
-        (ns > 0).then_some(ns)
+        timeout_ns(self.options.get(&(1, name))?).ok().filter(|&ns| ns > 0)
     }
 
     fn lingers_zero(&self) -> bool {
@@ -116,10 +112,39 @@ impl Socket {
         self.options.get(&(1, 13)).is_some_and(|v| v.len() >= 8 && v[..4] != [0; 4] && v[4..8] == [0; 4])
     }
 
+    pub fn is_mute(&self) -> bool {
+        matches!(self.state, State::Mute(_))
+    }
+
+    /// Of a socket that is mute.
+    pub fn mute_kind(&self) -> mute::Kind {
+        match self.state {
+            State::Mute(m) => m,
+            _ => unreachable!("a TCP socket isn't mute"),
+        }
+    }
+
     fn unspecified(&self) -> SocketAddr {
         let ip = if self.family == AF_INET { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
         SocketAddr::new(ip, 0)
     }
+}
+
+/// The timeval of SO_RCVTIMEO and SO_SNDTIMEO; 0: none.
+fn timeout_ns(v: &[u8]) -> Result<u64, i64> {
+    let word = |i: usize| v.get(i..i + 8).map(|w| i64::from_le_bytes(w.try_into().expect("8 bytes"))).ok_or(EINVAL);
+    let (s, us) = (word(0)?, word(8)?);
+    if !(0..1_000_000).contains(&us) {
+        return Err(EDOM);
+    }
+    // As the kernel: a time that is over is the shortest there is.
+    Ok(if s < 0 { 1 } else { (s as u64).saturating_mul(NS).saturating_add(us as u64 * 1000) })
+}
+
+fn timeval(ns: u64) -> Vec<u8> {
+    let mut v = (ns / NS).to_le_bytes().to_vec();
+    v.extend_from_slice(&(ns % NS / 1000).to_le_bytes());
+    v
 }
 
 /// An address as a socket of `family` shows it.
@@ -289,6 +314,7 @@ impl Kernel {
     pub fn socket_mask(&self, s: &Socket) -> u32 {
         match &s.state {
             State::Fresh => epoll::OUT | epoll::HUP,
+            State::Mute(m) => m.mask(),
             State::Listening(l) => {
                 if l.queue.is_empty() {
                     0
@@ -326,7 +352,11 @@ impl Kernel {
     /// `None`: nothing now. Empty: the end.
     pub fn socket_read(&mut self, d: DescId, max: usize, peek: bool) -> Result<Option<Vec<u8>>, i64> {
         let Object::Socket(s) = &self.fds.at(d).object else { return Err(ENOTSOCK) };
-        let State::Connected(id) = s.state else { return Err(ENOTCONN) };
+        let id = match s.state {
+            State::Connected(id) => id,
+            State::Mute(m) => return m.read().map(|()| None),
+            State::Fresh | State::Listening(_) => return Err(ENOTCONN),
+        };
         if s.foreign {
             self.refuse("read from a socket in a fork child", "the parent owns its connections; a child can only close them");
             return Err(EBADF);
@@ -360,7 +390,11 @@ impl Kernel {
     /// How much of `bytes` was taken; `None`: no space now.
     pub fn socket_write(&mut self, d: DescId, bytes: &[u8]) -> Result<Option<usize>, i64> {
         let Object::Socket(s) = &self.fds.at(d).object else { return Err(ENOTSOCK) };
-        let State::Connected(id) = s.state else { return Err(ENOTCONN) };
+        let id = match s.state {
+            State::Connected(id) => id,
+            State::Mute(m) => return Err(mute::send(self, m, 0, 0)),
+            State::Fresh | State::Listening(_) => return Err(EPIPE),
+        };
         if s.foreign {
             self.refuse("write to a socket in a fork child", "the parent owns its connections; a child can only close them");
             return Err(EBADF);
@@ -388,21 +422,20 @@ impl Kernel {
     pub fn socket_timeout(&self, d: DescId, write: bool) -> Option<u64> {
         match &self.fds.at(d).object {
             Object::Socket(s) => s.timeout(if write { 21 } else { 20 }),
+            Object::Pair(p) => Some(if write { p.write_timeout_ns } else { p.read_timeout_ns }).filter(|&ns| ns > 0),
             _ => None,
         }
     }
 
-    pub fn close_socket(&mut self, s: Socket) {
-        if let Some(b) = s.bound {
-            if !matches!(s.state, State::Connected(_)) {
-                self.net.bound.retain(|x| *x != b);
-            }
+    pub fn close_socket(&mut self, d: DescId, s: Socket) {
+        if let Some(b) = s.bound.filter(|_| !matches!(s.state, State::Connected(_))) {
+            self.net.release_port(b.port(), d);
         }
         if s.foreign {
             return;
         }
         match s.state {
-            State::Fresh => {}
+            State::Fresh | State::Mute(_) => {}
             State::Listening(l) => {
                 self.net.listeners.remove(&l.id);
                 self.act(&Act::Unlisten { listener: l.id });
@@ -424,7 +457,8 @@ impl Kernel {
     pub fn socket_readable_bytes(&self, s: &Socket) -> Result<usize, i64> {
         match s.state {
             State::Connected(id) => Ok(self.conn(id).rx.len()),
-            _ => Err(EINVAL),
+            State::Fresh | State::Mute(_) => Ok(0),
+            State::Listening(_) => Err(EINVAL),
         }
     }
 
@@ -442,68 +476,116 @@ impl Kernel {
     }
 }
 
+impl Net {
+    fn hold_port(&mut self, port: u16, d: DescId) {
+        self.ports.entry(port).or_default().push(d);
+    }
+
+    fn release_port(&mut self, port: u16, d: DescId) {
+        if let Some(holders) = self.ports.get_mut(&port) {
+            holders.retain(|h| *h != d);
+            if holders.is_empty() {
+                self.ports.remove(&port);
+            }
+        }
+    }
+
+    /// A port that nobody holds.
+    fn free_port(&mut self) -> Result<u16, i64> {
+        for _ in ANY_PORT_FIRST..=u16::MAX {
+            let port = self.next_port.max(ANY_PORT_FIRST);
+            self.next_port = port.checked_add(1).unwrap_or(ANY_PORT_FIRST);
+            if !self.ports.contains_key(&port) {
+                return Ok(port);
+            }
+        }
+        Err(EADDRINUSE)
+    }
+}
+
 pub fn socket(k: &mut Kernel, a: &Args) -> Reply {
     let family = a[0] as u32;
-    let kind = a[1] as u32;
-    let flags = kind & (O_CLOEXEC | O_NONBLOCK);
-    if family == AF_UNIX {
-        k.refuse("AF_UNIX socket", "sockets to other programs on the host can't be seen alike by both hosts");
-        return Err(EAFNOSUPPORT);
-    }
-    if family != u32::from(AF_INET) && family != u32::from(AF_INET6) {
+    let flags = a[1] as u32 & (O_CLOEXEC | O_NONBLOCK);
+    let kind = a[1] as u32 & !flags;
+    if ![AF_UNIX, AF_INET, AF_INET6].map(u32::from).contains(&family) {
         k.refuse_number("socket family", family.into());
         return Err(EAFNOSUPPORT);
     }
+    let family = family as u16;
     const IPPROTO_TCP: u64 = 6;
-    if kind & !flags != SOCK_STREAM || (a[2] != 0 && a[2] != IPPROTO_TCP) {
-        k.refuse_number("socket type other than TCP", u64::from(kind & !flags));
-        return Err(EPROTONOSUPPORT);
-    }
-    let s = Socket { family: family as u16, state: State::Fresh, bound: None, options: BTreeMap::new(), foreign: false };
+    let state = if family != AF_UNIX && kind == STREAM && (a[2] == 0 || a[2] == IPPROTO_TCP) {
+        State::Fresh
+    } else {
+        let made = mute::Kind::new(family, kind, a[2]);
+        if made.is_err() {
+            k.refuse_number("socket type and protocol", u64::from(kind) << 32 | a[2] & 0xffff_ffff);
+        }
+        State::Mute(made?)
+    };
+    let s = Socket { family, state, bound: None, options: BTreeMap::new(), foreign: false };
     k.install(Object::Socket(s), flags | 2)
 }
 
 pub fn bind(k: &mut Kernel, a: &Args) -> Reply {
     let (d, s) = k.own_socket(a[0])?;
+    if let State::Mute(m) = s.state {
+        return Err(mute::bind(k, m));
+    }
     if s.bound.is_some() || !matches!(s.state, State::Fresh) {
         return Err(EINVAL);
     }
     let family = s.family;
     let mut at = decode_address(a[1], a[2], family)?;
+    const FREEBIND: (u32, u32) = (0, 15);
+    if !(at.ip().is_unspecified() || at.ip().is_loopback() || s.option(FREEBIND.0, FREEBIND.1) != 0) {
+        has_address(k, at)?;
+    }
     if at.port() == 0 {
-        let port = free_port(k);
-        at.set_port(port);
+        at.set_port(k.net.free_port()?);
     } else if conflicts(k, d, at) {
         return Err(EADDRINUSE);
     }
-    k.net.bound.push(at);
+    k.net.hold_port(at.port(), d);
     let (_, s) = k.own_socket(a[0])?;
     s.bound = Some(at);
     done(0)
 }
 
-fn free_port(k: &mut Kernel) -> u16 {
-    loop {
-        let port = k.net.next_port.max(ANY_PORT_FIRST);
-        k.net.next_port = port.checked_add(1).unwrap_or(ANY_PORT_FIRST);
-        if k.net.bound.iter().all(|b| b.port() != port) {
-            return port;
-        }
-    }
+/// Whether an address is the service's is known to the host alone, so it is recorded: a socket is bound to it, on any
+/// port, and closed.
+fn has_address(k: &mut Kernel, at: SocketAddr) -> Result<(), i64> {
+    const BIND: u16 = 49;
+    const SOCKET: u32 = 41;
+    let family = if at.is_ipv4() { AF_INET } else { AF_INET6 };
+    let address = encode_address(SocketAddr::new(at.ip(), 0));
+    let (r, _) = k.recorded_call(BIND, |_| {
+        // SAFETY: a socket of our own, closed again; bind reads the address.
+        let r = unsafe {
+            let fd = raw!(SOCKET, family, u64::from(STREAM) | u64::from(O_CLOEXEC), 0);
+            if fd < 0 {
+                fd
+            } else {
+                let r = raw!(BIND, fd, address.as_ptr() as u64, address.len());
+                raw!(nr::CLOSE, fd);
+                r
+            }
+        };
+        (r, Vec::new())
+    });
+    if r < 0 { Err(-r) } else { Ok(()) }
 }
 
 /// Two sockets of the guest on one port, as the kernel judges it for listeners.
 fn conflicts(k: &Kernel, d: DescId, at: SocketAddr) -> bool {
-    let option = |o: &Object, name| matches!(o, Object::Socket(s) if s.option(1, name) != 0);
     const SO_REUSEADDR: u32 = 2;
-    let reuse = option(&k.fds.at(d).object, SO_REUSEADDR);
-    k.open_fds().any(|(_, other)| {
+    let reuses = |s: &Socket| s.option(1, SO_REUSEADDR) != 0;
+    let reuse = matches!(&k.fds.at(d).object, Object::Socket(s) if reuses(s));
+    k.net.ports.get(&at.port()).into_iter().flatten().any(|&other| {
         let Object::Socket(s) = &k.fds.at(other).object else { return false };
-        let Some(b) = s.bound.filter(|_| other != d && !matches!(s.state, State::Connected(_))) else { return false };
-        let overlap = b.port() == at.port()
-            && b.is_ipv4() == at.is_ipv4()
+        let Some(b) = s.bound else { return false };
+        let overlap = b.is_ipv4() == at.is_ipv4()
             && (b.ip() == at.ip() || b.ip().is_unspecified() || at.ip().is_unspecified());
-        overlap && !(reuse && s.option(1, SO_REUSEADDR) != 0 && !matches!(s.state, State::Listening(_)))
+        overlap && !(reuse && reuses(s) && !matches!(s.state, State::Listening(_)))
     })
 }
 
@@ -514,13 +596,13 @@ pub fn listen(k: &mut Kernel, a: &Args) -> Reply {
         State::Fresh => {}
         State::Listening(_) => return done(0),
         State::Connected(_) => return Err(EINVAL),
+        State::Mute(m) => return Err(m.listen()),
     }
     let v6only = s.option(41, 26) != 0;
     let mut address = s.bound.unwrap_or(s.unspecified());
     if address.port() == 0 {
-        let port = free_port(k);
-        address.set_port(port);
-        k.net.bound.push(address);
+        address.set_port(k.net.free_port()?);
+        k.net.hold_port(address.port(), d);
     }
     k.net.next_listener = k.net.next_listener.next();
     let id = k.net.next_listener;
@@ -533,7 +615,11 @@ pub fn listen(k: &mut Kernel, a: &Args) -> Reply {
 }
 
 pub fn connect(k: &mut Kernel, a: &Args) -> Reply {
-    k.own_socket(a[0])?;
+    let (_, s) = k.own_socket(a[0])?;
+    if let State::Mute(m) = s.state {
+        mute::connect(k, m, a[1], a[2])?;
+        return done(0);
+    }
     k.refuse("connect", "outbound connections are not yet replicated");
     Err(ECONNREFUSED)
 }
@@ -551,10 +637,14 @@ pub fn accept4(k: &mut Kernel, a: &Args) -> Reply {
     let family = s.family;
     let listener_address = s.bound;
     let options = s.options.clone();
-    let State::Listening(l) = &mut s.state else { return Err(EINVAL) };
+    let l = match &mut s.state {
+        State::Listening(l) => l,
+        State::Mute(m) => return Err(m.listen()),
+        _ => return Err(EINVAL),
+    };
     let Some(&conn) = l.queue.front() else {
         if k.fds.nonblocking(d) {
-            return k.nothing_to_read();
+            return Err(k.nothing_now());
         }
         if let Some(t) = k.socket_timeout(d, false) {
             let deadline = k.relative_deadline(t);
@@ -573,14 +663,19 @@ pub fn accept4(k: &mut Kernel, a: &Args) -> Reply {
     let nd = k.fds.desc_of(fd as u64)?;
     k.conn_mut(conn).desc = Some(nd);
     let peer = encode_address(shown(k.conn(conn).peer, family));
-    write_address(&peer, a[1], a[2])?;
+    if let Err(e) = write_address(&peer, a[1], a[2]) {
+        k.close_fd(fd)?; // the connection is lost, as in the kernel
+        return Err(e);
+    }
     done(fd.into())
 }
 
 pub fn getsockname(k: &mut Kernel, a: &Args) -> Reply {
     let d = k.fds.desc_of(a[0])?;
-    if matches!(k.fds.at(d).object, Object::Pair(_)) {
-        write_address(&(AF_UNIX as u16).to_le_bytes(), a[1], a[2])?;
+    if matches!(&k.fds.at(d).object, Object::Pair(_))
+        || matches!(&k.fds.at(d).object, Object::Socket(s) if s.family == AF_UNIX)
+    {
+        write_address(&AF_UNIX.to_le_bytes(), a[1], a[2])?;
         return done(0);
     }
     let (_, s) = k.socket_of(a[0])?;
@@ -595,7 +690,7 @@ pub fn getsockname(k: &mut Kernel, a: &Args) -> Reply {
 pub fn getpeername(k: &mut Kernel, a: &Args) -> Reply {
     let d = k.fds.desc_of(a[0])?;
     if matches!(k.fds.at(d).object, Object::Pair(_)) {
-        write_address(&(AF_UNIX as u16).to_le_bytes(), a[1], a[2])?;
+        write_address(&AF_UNIX.to_le_bytes(), a[1], a[2])?;
         return done(0);
     }
     let (_, s) = k.socket_of(a[0])?;
@@ -640,12 +735,17 @@ pub fn setsockopt(k: &mut Kernel, a: &Args) -> Reply {
     }
     let mut v = alloc::vec![0u8; len as usize];
     let d = k.fds.desc_of(a[0])?;
-    if matches!(k.fds.at(d).object, Object::Pair(_)) {
-        return done(0);
-    }
-    let (_, s) = k.own_socket(a[0])?;
     user::copy_in(&mut v, a[3])?;
     const SOL_SOCKET: u32 = 1;
+    if let Object::Pair(p) = &mut k.fds.at_mut(d).object {
+        return match (level, name) {
+            (SOL_SOCKET, 20) => timeout_ns(&v).map(|ns| p.read_timeout_ns = ns),
+            (SOL_SOCKET, 21) => timeout_ns(&v).map(|ns| p.write_timeout_ns = ns),
+            _ => Ok(()),
+        }
+        .and(done(0));
+    }
+    let (_, s) = k.own_socket(a[0])?;
     let known = match (level, name) {
         // DEBUG REUSEADDR DONTROUTE BROADCAST SNDBUF RCVBUF KEEPALIVE OOBINLINE PRIORITY LINGER REUSEPORT RCVTIMEO
         // SNDTIMEO RCVLOWAT, busy poll, incoming cpu
@@ -656,6 +756,8 @@ pub fn setsockopt(k: &mut Kernel, a: &Args) -> Reply {
         (0, 1..=3) => true,        // IP_TOS IP_TTL
         (0, 10 | 15 | 24) => true, // MTU_DISCOVER, FREEBIND, BIND_ADDRESS_NO_PORT
         (41, 16 | 23 | 26 | 67) => true, // UNICAST_HOPS, MTU_DISCOVER, V6ONLY, TCLASS
+        // What packets bring and where they may go: of no consequence to a socket that gets none. SO_PASSCRED.
+        (0 | 41, _) | (SOL_SOCKET, 16) => s.is_mute(),
         _ => false,
     };
     if !known {
@@ -664,6 +766,9 @@ pub fn setsockopt(k: &mut Kernel, a: &Args) -> Reply {
     }
     if v.len() < 4 && (level, name) != (6, 13) {
         return Err(EINVAL);
+    }
+    if level == SOL_SOCKET && matches!(name, 20 | 21) {
+        timeout_ns(&v)?;
     }
     if level == SOL_SOCKET && matches!(name, 7 | 8) {
         // As the kernel: twice what was asked for, within bounds.
@@ -694,7 +799,9 @@ pub fn getsockopt(k: &mut Kernel, a: &Args) -> Reply {
     let d = k.fds.desc_of(a[0])?;
     let value: Vec<u8> = match &k.fds.at(d).object {
         Object::Pair(p) => match (level, name) {
-            (1, 3) => (if p.packets { 5i32 } else { 1 }).to_le_bytes().to_vec(),
+            (1, 3) => p.type_number().to_le_bytes().to_vec(),
+            (1, 20) => timeval(p.read_timeout_ns),
+            (1, 21) => timeval(p.write_timeout_ns),
             (1, 39) => 1i32.to_le_bytes().to_vec(),
             (1, 4 | 30 | 38) => 0i32.to_le_bytes().to_vec(),
             (1, 7 | 8) => 212_992i32.to_le_bytes().to_vec(),
@@ -708,9 +815,10 @@ pub fn getsockopt(k: &mut Kernel, a: &Args) -> Reply {
                 c.reset_told |= e != 0;
                 i32::from(e).to_le_bytes().to_vec()
             }
-            (1, 3) => 1i32.to_le_bytes().to_vec(),                        // SO_TYPE
+            (6, _) if s.is_mute() => return Err(EOPNOTSUPP),
+            (1, 3) => (if let State::Mute(m) = s.state { m.kind } else { STREAM }).to_le_bytes().to_vec(), // SO_TYPE
             (1, 30) => i32::from(matches!(s.state, State::Listening(_))).to_le_bytes().to_vec(), // SO_ACCEPTCONN
-            (1, 38) => 6i32.to_le_bytes().to_vec(),                       // SO_PROTOCOL
+            (1, 38) => (if let State::Mute(m) = s.state { m.protocol() } else { 6 }).to_le_bytes().to_vec(), // SO_PROTOCOL
             (1, 39) => i32::from(s.family).to_le_bytes().to_vec(),        // SO_DOMAIN
             (1, 13) => s.options.get(&(1, 13)).cloned().unwrap_or_else(|| alloc::vec![0; 8]),
             (1, 20 | 21) => s.options.get(&(1, name)).cloned().unwrap_or_else(|| alloc::vec![0; 16]),
@@ -739,7 +847,7 @@ fn tcp_info(k: &Kernel, s: &Socket) -> Vec<u8> {
     const LISTEN: u8 = 10;
     let mut b = alloc::vec![0u8; 232];
     b[0] = match s.state {
-        State::Fresh => CLOSE,
+        State::Fresh | State::Mute(_) => CLOSE,
         State::Listening(_) => LISTEN,
         State::Connected(id) => match k.conn(id) {
             c if c.reset.is_some() => CLOSE,

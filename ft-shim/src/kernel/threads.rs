@@ -4,7 +4,7 @@
 //! runnable one in order of creation slots.
 
 use super::{Args, Kernel, Outcome, Reply, done};
-use crate::raw::{EAGAIN, EINVAL, ENOSYS};
+use crate::raw::{EAGAIN, EINVAL, ENOSYS, nr};
 use crate::trap::frame::{Context, SS_DISABLE, SignalStack, reg};
 use crate::user;
 use alloc::vec::Vec;
@@ -38,6 +38,8 @@ pub struct Call {
     pub deadline: Option<u64>,
     /// Bytes done so far by a call that may be done in parts.
     pub progress: usize,
+    /// Messages done so far by a call that does many.
+    pub messages: usize,
     /// The row has run before.
     pub again: bool,
 }
@@ -52,6 +54,8 @@ pub struct Thread {
     pub robust_list: u64,
     pub signal: super::signal::ThreadSignals,
     pub name: [u8; 16],
+    /// Processor time charged to it.
+    pub cpu_ns: u64,
 }
 
 pub struct Threads {
@@ -71,7 +75,9 @@ pub enum Due {
 
 impl Threads {
     pub fn new(pid: i32) -> Self {
-        Self { slots: alloc::vec![Some(Thread::new(pid))], loaded: 0, current: 0, next_tid: pid + 1 }
+        let mut first = Thread::new(pid);
+        first.name = program_name();
+        Self { slots: alloc::vec![Some(first)], loaded: 0, current: 0, next_tid: pid + 1 }
     }
 
     pub fn len(&self) -> usize {
@@ -198,6 +204,14 @@ impl Threads {
 }
 
 impl Thread {
+    /// As much of `name` as the kernel keeps.
+    pub fn set_name(&mut self, name: &[u8]) {
+        const NAME_BYTES_MAX: usize = 15;
+        let n = name.len().min(NAME_BYTES_MAX);
+        self.name = [0; 16];
+        self.name[..n].copy_from_slice(&name[..n]);
+    }
+
     fn new(tid: i32) -> Self {
         Self {
             tid,
@@ -208,8 +222,18 @@ impl Thread {
             robust_list: 0,
             signal: super::signal::ThreadSignals::default(),
             name: [0; 16],
+            cpu_ns: 0,
         }
     }
+}
+
+/// What exec called the process: the program's file name, so the same on both hosts.
+fn program_name() -> [u8; 16] {
+    let mut name = [0u8; 16];
+    const PR_GET_NAME: u32 = 16;
+    // SAFETY: fills 16 bytes.
+    unsafe { raw!(nr::PRCTL, PR_GET_NAME, name.as_mut_ptr() as u64) };
+    name
 }
 
 pub mod clone_flag {

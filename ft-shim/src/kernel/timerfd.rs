@@ -20,7 +20,7 @@ pub fn timerfd_create(k: &mut Kernel, a: &Args) -> Reply {
     if flags & !(O_CLOEXEC | O_NONBLOCK) != 0 {
         return Err(EINVAL);
     }
-    k.install(Object::TimerFd(TimerFd { clock: a[0], interval: Interval::OFF, expired: 0 }), flags)
+    k.install(Object::TimerFd(TimerFd { clock: a[0], interval: Interval::OFF, expired: 0 }), flags | 2)
 }
 
 pub fn timerfd_settime(k: &mut Kernel, a: &Args) -> Reply {

@@ -1,11 +1,11 @@
 //! Reading and writing through descriptors, whatever is behind them.
 
 use super::fds::{DescId, Object};
-use super::pipe::Moved;
+use super::pipe::{Moved, Taken};
 use super::signal::{SI_USER, SIGPIPE, SigInfo};
 use super::threads::Block;
-use super::{Args, Kernel, Outcome, Reply, both, done};
-use crate::raw::{self, EAGAIN, EBADF, EINVAL, ENOTSOCK, EPIPE, ESPIPE, nr};
+use super::{Args, Kernel, Outcome, Reply, both, done, mute};
+use crate::raw::{self, EAGAIN, EBADF, EINVAL, EMSGSIZE, ENOTSOCK, EPIPE, ESPIPE, nr};
 use crate::user::{self, Iovec};
 use alloc::vec::Vec;
 
@@ -16,6 +16,8 @@ const MSG_DONTWAIT: u32 = 0x40;
 const MSG_WAITALL: u32 = 0x100;
 const MSG_NOSIGNAL: u32 = 0x4000;
 const MSG_MORE: u32 = 0x8000;
+/// recvmmsg: wait for the first message only.
+const MSG_WAITFORONE: u32 = 0x1_0000;
 const MSG_CMSG_CLOEXEC: u32 = 0x4000_0000;
 /// Most bytes that one call moves.
 const TRANSFER_BYTES_MAX: usize = 0x7fff_f000;
@@ -29,82 +31,111 @@ const EMPTY_READS_MAX: u32 = 16;
 #[derive(Clone, Copy, Default)]
 struct How {
     peek: bool,
+    /// Of a message: say how long it was. Of a stream: throw away.
+    truncate: bool,
     dontwait: bool,
     waitall: bool,
     nosignal: bool,
 }
 
+/// What a read came to.
+enum Received {
+    /// `cut`: the message was longer than the room for it.
+    Bytes { result: usize, cut: bool },
+    Wait,
+}
+
+impl Received {
+    fn bytes(result: usize) -> Self {
+        Self::Bytes { result, cut: false }
+    }
+
+    fn reply(&self) -> Reply {
+        match self {
+            Self::Bytes { result, .. } => done(*result as i64),
+            Self::Wait => Ok(Outcome::Block(Block::Object)),
+        }
+    }
+}
+
 impl Kernel {
     /// EAGAIN from applied state; after some in a row, the outside is looked at.
-    pub fn nothing_to_read(&mut self) -> Reply {
+    pub fn nothing_now(&mut self) -> i64 {
         if self.inputs.empty_read() >= EMPTY_READS_MAX {
             self.poll_point(false);
         }
-        Err(EAGAIN)
+        EAGAIN
     }
 
-    fn read_some(&mut self, d: DescId, max: usize, how: How) -> Result<Option<Vec<u8>>, i64> {
-        match self.fds.at(d).object {
-            Object::Pipe(e) if e.write => Err(EBADF),
-            Object::Pipe(e) => Ok(self.pipe_read(e.pipe, max, how.peek)),
-            Object::Pair(p) => {
-                if self.pair_is_shut(p).0 && self.pipes.at(p.rx).is_empty() {
-                    return Ok(Some(Vec::new()));
-                }
-                Ok(self.pipe_read(p.rx, max, how.peek))
-            }
-            Object::Socket(_) => self.socket_read(d, max, how.peek),
-            Object::EventFd(_) if max < 8 => Err(EINVAL),
-            Object::EventFd(_) => Ok(self.eventfd_read(d)?.map(|v| v.to_le_bytes().to_vec())),
-            Object::TimerFd(_) if max < 8 => Err(EINVAL),
-            Object::TimerFd(_) => Ok(self.timerfd_read(d)?.map(|v| v.to_le_bytes().to_vec())),
-            Object::SignalFd(_) => self.signalfd_read(d, max),
-            Object::Recorded(_) => self.recorded_read(d, max).map(Some),
-            Object::Epoll(_) | Object::Console => Err(EINVAL),
+    fn read_some(&mut self, d: DescId, max: usize, how: How) -> Result<Option<Taken>, i64> {
+        let taken = match self.fds.at(d).object {
+            Object::Pipe(e) if e.write => return Err(EBADF),
+            Object::Pipe(e) => return Ok(self.pipe_read(e.pipe, max, how.peek)),
+            Object::Pair(p) => return Ok(self.pair_read(p, max, how.peek)),
+            Object::Socket(_) => self.socket_read(d, max, how.peek)?,
+            Object::EventFd(_) if max < 8 => return Err(EINVAL),
+            Object::EventFd(_) => self.eventfd_read(d)?.map(|v| v.to_le_bytes().to_vec()),
+            Object::TimerFd(_) if max < 8 => return Err(EINVAL),
+            Object::TimerFd(_) => self.timerfd_read(d)?.map(|v| v.to_le_bytes().to_vec()),
+            Object::SignalFd(_) => self.signalfd_read(d, max)?,
+            Object::Recorded(_) => Some(self.recorded_read(d, max)?),
+            Object::Epoll(_) | Object::Console => return Err(EINVAL),
             Object::File(_) => unreachable!("files are read by the kernel"),
-        }
+        };
+        Ok(taken.map(Taken::from))
     }
 
-    fn read_into(&mut self, d: DescId, iov: &[Iovec], how: How) -> Reply {
+    fn read_into(&mut self, d: DescId, iov: &[Iovec], how: How) -> Result<Received, i64> {
         let max = user::total(iov).min(TRANSFER_BYTES_MAX);
-        if max == 0 && !matches!(self.fds.at(d).object, Object::EventFd(_) | Object::TimerFd(_) | Object::SignalFd(_)) {
-            return done(0);
+        // More may lie ready: a stream gives all that fits.
+        let (stream, counts_none) = match self.fds.at(d).object {
+            Object::Socket(_) | Object::Pipe(_) => (true, false),
+            Object::Pair(p) => (!p.packets(), p.packets()),
+            Object::EventFd(_) | Object::TimerFd(_) | Object::SignalFd(_) => (false, true),
+            _ => (false, false),
+        };
+        if max == 0 && !counts_none {
+            return Ok(Received::bytes(0));
         }
         let mut progress = self.threads.cur().call.progress;
         loop {
             match self.read_some(d, (max - progress).min(PART_BYTES), how)? {
-                Some(b) => {
-                    scatter_at(iov, progress, &b)?;
-                    progress += b.len();
-                    let ended = b.is_empty();
-                    // More may lie ready: a stream gives all that fits.
-                    let stream = matches!(self.fds.at(d).object, Object::Socket(_) | Object::Pipe(_))
-                        || matches!(self.fds.at(d).object, Object::Pair(p) if !p.packets);
-                    if ended || progress == max || how.peek || !stream {
-                        return done(progress as i64);
+                Some(t) => {
+                    if !(stream && how.truncate) {
+                        scatter_at(iov, progress, &t.bytes)?;
+                    }
+                    progress += t.bytes.len();
+                    if !stream {
+                        let cut = t.whole > t.bytes.len();
+                        return Ok(Received::Bytes { result: if how.truncate { t.whole } else { progress }, cut });
+                    }
+                    if t.bytes.is_empty() || progress == max || how.peek {
+                        return Ok(Received::bytes(progress));
                     }
                 }
-                None if progress > 0 && !how.waitall => return done(progress as i64),
+                None if progress > 0 && !how.waitall => return Ok(Received::bytes(progress)),
                 None if how.dontwait || self.fds.nonblocking(d) => {
-                    return if progress > 0 { done(progress as i64) } else { self.nothing_to_read() };
+                    return if progress > 0 { Ok(Received::bytes(progress)) } else { Err(self.nothing_now()) };
                 }
                 None => {
                     self.threads.cur().call.progress = progress;
-                    return self.wait_for(d, false, progress);
+                    return match self.wait_for(d, false, progress)? {
+                        true => Ok(Received::Wait),
+                        false => Ok(Received::bytes(progress)),
+                    };
                 }
             }
         }
     }
 
-    /// Waits for the object, at most as long as the socket's timeout says.
-    fn wait_for(&mut self, d: DescId, write: bool, progress: usize) -> Reply {
-        if let Some(t) = self.socket_timeout(d, write) {
-            let deadline = self.relative_deadline(t);
-            if deadline <= self.clock.now() {
-                return if progress > 0 { done(progress as i64) } else { Err(EAGAIN) };
-            }
+    /// Is there still time to wait for the object? As long as the socket's timeout says: after it the call ends with
+    /// what it has moved, or EAGAIN.
+    fn wait_for(&mut self, d: DescId, write: bool, progress: usize) -> Result<bool, i64> {
+        let Some(t) = self.socket_timeout(d, write) else { return Ok(true) };
+        if self.relative_deadline(t) > self.clock.now() {
+            return Ok(true);
         }
-        Ok(Outcome::Block(Block::Object))
+        if progress > 0 { Ok(false) } else { Err(EAGAIN) }
     }
 
     fn write_from(&mut self, d: DescId, iov: &[Iovec], how: How) -> Reply {
@@ -112,8 +143,12 @@ impl Kernel {
         match self.fds.at(d).object {
             Object::EventFd(_) => return self.write_eventfd(d, iov, how),
             Object::TimerFd(_) | Object::SignalFd(_) | Object::Epoll(_) => return Err(EINVAL),
-            Object::Recorded(_) => return Err(EBADF),
+            Object::Recorded(_) => {
+                let bytes = user::gather(iov, 0, total.min(PART_BYTES))?;
+                return done(self.recorded_write(d, &bytes)? as i64);
+            }
             Object::Pipe(e) if !e.write => return Err(EBADF),
+            Object::Pair(p) => self.pair_takes(p, total)?,
             _ => {}
         }
         let mut progress = self.threads.cur().call.progress;
@@ -121,12 +156,11 @@ impl Kernel {
             let bytes = user::gather(iov, progress, (total - progress).min(PART_BYTES))?;
             let moved = match self.fds.at(d).object {
                 Object::Console => {
-                    write_console(self, d, &bytes);
+                    write_console(self, &bytes);
                     Moved::Bytes(bytes.len())
                 }
                 Object::Pipe(e) => self.pipe_write(e.pipe, &bytes, total),
-                Object::Pair(p) if self.pair_is_shut(p).1 => Moved::Broken,
-                Object::Pair(p) => self.pipe_write(p.tx, &bytes, if p.packets { total } else { total.max(PART_BYTES) }),
+                Object::Pair(p) => self.pair_write(p, &bytes, total)?,
                 Object::Socket(_) => match self.socket_write(d, &bytes) {
                     Ok(Some(n)) => Moved::Bytes(n),
                     Ok(None) => Moved::Later,
@@ -153,11 +187,14 @@ impl Kernel {
                     return Err(EPIPE);
                 }
                 Moved::Later if how.dontwait || self.fds.nonblocking(d) => {
-                    return if progress > 0 { done(progress as i64) } else { self.nothing_to_read() };
+                    return if progress > 0 { done(progress as i64) } else { Err(self.nothing_now()) };
                 }
                 Moved::Later => {
                     self.threads.cur().call.progress = progress;
-                    return self.wait_for(d, true, progress);
+                    return match self.wait_for(d, true, progress)? {
+                        true => Ok(Outcome::Block(Block::Object)),
+                        false => done(progress as i64),
+                    };
                 }
             }
         }
@@ -202,8 +239,8 @@ fn scatter_at(iov: &[Iovec], mut skip: usize, mut bytes: &[u8]) -> Result<(), i6
 }
 
 /// All of it, on this host's own: what becomes of it the guest never learns.
-fn write_console(k: &mut Kernel, d: DescId, bytes: &[u8]) {
-    let fd = k.open_fds().find(|&(_, x)| x == d).map_or(2, |(fd, _)| fd);
+fn write_console(k: &mut Kernel, bytes: &[u8]) {
+    let fd = k.threads.cur().call.args[0]; // of every call that writes
     let mut rest = bytes;
     while !rest.is_empty() {
         // SAFETY: the kernel reads the slice.
@@ -230,7 +267,7 @@ pub fn read(k: &mut Kernel, a: &Args) -> Reply {
     if file {
         return both::read(k, nr::READ as u32, a);
     }
-    k.read_into(d, &one(a[1], a[2]), How::default())
+    k.read_into(d, &one(a[1], a[2]), How::default())?.reply()
 }
 
 pub fn write(k: &mut Kernel, a: &Args) -> Reply {
@@ -247,7 +284,7 @@ pub fn readv(k: &mut Kernel, a: &Args) -> Reply {
     if file {
         return both::read_vector(k, 19, a, &iov);
     }
-    k.read_into(d, &iov, How::default())
+    k.read_into(d, &iov, How::default())?.reply()
 }
 
 pub fn writev(k: &mut Kernel, a: &Args) -> Reply {
@@ -311,6 +348,7 @@ fn flags(k: &mut Kernel, f: u64) -> Result<How, i64> {
         dontwait: f & MSG_DONTWAIT != 0,
         waitall: f & MSG_WAITALL != 0,
         nosignal: f & MSG_NOSIGNAL != 0,
+        truncate: f & MSG_TRUNC != 0,
     })
 }
 
@@ -326,50 +364,117 @@ pub fn recvfrom(k: &mut Kernel, a: &Args) -> Reply {
     let d = socket_like(k, a[0])?;
     let how = flags(k, a[3])?;
     let r = k.read_into(d, &one(a[1], a[2]), how)?;
-    if let (Outcome::Done(_), true) = (&r, a[4] != 0 && a[5] != 0) {
+    if matches!(r, Received::Bytes { .. }) && a[4] != 0 && a[5] != 0 {
         user::write(a[5], &0u32)?; // a connected socket gives no address
     }
-    Ok(r)
+    r.reply()
 }
 
 pub fn sendto(k: &mut Kernel, a: &Args) -> Reply {
     let d = socket_like(k, a[0])?;
     let how = flags(k, a[3])?;
-    if a[4] != 0 && matches!(k.fds.at(d).object, Object::Pair(_)) {
-        return Err(raw::EISCONN);
-    }
+    check_target(k, d, a[4], a[5])?;
     k.write_from(d, &one(a[1], a[2]), how)
 }
 
-/// msghdr: name, namelen, iov, iovlen, control, controllen, flags.
-fn message(at: u64) -> Result<(Vec<Iovec>, u64), i64> {
-    let [_, _, iov, count] = user::read::<[u64; 4]>(at)?;
+/// Can a message go to the address that the call names, or to the socket's own peer if it names none?
+fn check_target(k: &mut Kernel, d: DescId, address: u64, len: u64) -> Result<(), i64> {
+    match &k.fds.at(d).object {
+        Object::Pair(_) if address != 0 => Err(raw::EISCONN),
+        Object::Socket(s) if s.is_mute() => {
+            let s = s.mute_kind();
+            Err(mute::send(k, s, address, len))
+        }
+        _ => Ok(()), // TCP has its peer
+    }
+}
+
+/// The fields of msghdr that count: name, iov, control.
+struct Message {
+    name: u64,
+    name_len: u64,
+    iov: Vec<Iovec>,
+    control_len: u64,
+}
+
+fn message(at: u64) -> Result<Message, i64> {
+    let [name, name_len, iov, count] = user::read::<[u64; 4]>(at)?;
     let [_, control_len] = user::read::<[u64; 2]>(at + 32)?;
-    Ok((user::iovecs(iov, count as usize)?, control_len))
+    if count > user::IOV_MAX as u64 {
+        return Err(EMSGSIZE);
+    }
+    Ok(Message { name, name_len: name_len as u32 as u64, iov: user::iovecs(iov, count as usize)?, control_len })
+}
+
+fn send_message(k: &mut Kernel, d: DescId, at: u64, how: How) -> Reply {
+    let m = message(at)?;
+    if m.control_len != 0 {
+        k.refuse("sendmsg with control data", "passing descriptors between processes is not yet supported");
+        return Err(EINVAL);
+    }
+    check_target(k, d, m.name, m.name_len)?;
+    k.write_from(d, &m.iov, how)
+}
+
+fn receive_message(k: &mut Kernel, d: DescId, at: u64, how: How) -> Reply {
+    let m = message(at)?;
+    let r = k.read_into(d, &m.iov, how)?;
+    if let Received::Bytes { cut, .. } = r {
+        user::write(at + 8, &0u32)?; // no address
+        user::write(at + 40, &0u64)?; // no control data
+        user::write(at + 48, &if cut { MSG_TRUNC } else { 0 })?;
+    }
+    r.reply()
 }
 
 pub fn sendmsg(k: &mut Kernel, a: &Args) -> Reply {
     let d = socket_like(k, a[0])?;
     let how = flags(k, a[2])?;
-    let (iov, control) = message(a[1])?;
-    if control != 0 {
-        k.refuse("sendmsg with control data", "passing descriptors between processes is not yet supported");
-        return Err(EINVAL);
-    }
-    k.write_from(d, &iov, how)
+    send_message(k, d, a[1], how)
 }
 
 pub fn recvmsg(k: &mut Kernel, a: &Args) -> Reply {
     let d = socket_like(k, a[0])?;
     let how = flags(k, a[2])?;
-    let (iov, _) = message(a[1])?;
-    let r = k.read_into(d, &iov, how)?;
-    if let Outcome::Done(_) = r {
-        user::write(a[1] + 8, &0u32)?; // no address
-        user::write(a[1] + 40, &0u64)?; // no control data
-        user::write(a[1] + 48, &0u32)?; // no flags
+    receive_message(k, d, a[1], how)
+}
+
+pub fn sendmmsg(k: &mut Kernel, a: &Args) -> Reply {
+    let d = socket_like(k, a[0])?;
+    let how = flags(k, a[3])?;
+    messages(k, a, |k, at, _| send_message(k, d, at, how))
+}
+
+pub fn recvmmsg(k: &mut Kernel, a: &Args) -> Reply {
+    let d = socket_like(k, a[0])?;
+    let how = flags(k, a[3] & !u64::from(MSG_WAITFORONE))?;
+    // The timeout is looked at between messages only, so a call that has one does not wait between them.
+    let one = a[3] as u32 & MSG_WAITFORONE != 0 || a[4] != 0;
+    messages(k, a, |k, at, first| {
+        receive_message(k, d, at, How { dontwait: how.dontwait || (one && !first), ..how })
+    })
+}
+
+/// Each of an array of mmsghdr in turn: msghdr and a length, 64 bytes. What was done counts, whatever ends it.
+fn messages(k: &mut Kernel, a: &Args, mut f: impl FnMut(&mut Kernel, u64, bool) -> Reply) -> Reply {
+    const HEADER_BYTES: u64 = 64;
+    let count = (a[2] as u32 as usize).min(user::IOV_MAX);
+    loop {
+        let n = k.threads.cur().call.messages;
+        if n == count {
+            return done(n as i64);
+        }
+        let at = a[1] + n as u64 * HEADER_BYTES;
+        match f(k, at, n == 0) {
+            Ok(Outcome::Done(len)) => {
+                user::write(at + 56, &(len as u32))?;
+                let call = &mut k.threads.cur().call;
+                (call.messages, call.progress) = (n + 1, 0);
+            }
+            Err(_) if n > 0 => return done(n as i64),
+            r => return r,
+        }
     }
-    Ok(r)
 }
 
 pub fn sendfile(k: &mut Kernel, a: &Args) -> Reply {
@@ -379,72 +484,88 @@ pub fn sendfile(k: &mut Kernel, a: &Args) -> Reply {
     if !file {
         return Err(EINVAL);
     }
-    if matches!(k.fds.at(od).object, Object::File(_)) {
-        return both::run(k, 40, a);
+    match k.fds.at(od).object {
+        Object::File(_) => return both::run(k, SENDFILE, a),
+        Object::Pipe(e) if !e.write => return Err(EBADF),
+        Object::Pipe(_) | Object::Pair(_) | Object::Socket(_) | Object::Console => {}
+        _ => return Err(EINVAL),
     }
     let count = (count as usize).min(TRANSFER_BYTES_MAX);
     let mut progress = k.threads.cur().call.progress;
-    let start = if offset_at != 0 {
-        user::read::<u64>(offset_at)?
-    } else {
-        // SAFETY: asks for the file's position.
-        let r = unsafe { raw!(nr::LSEEK, input, 0, 1) };
-        if r < 0 {
-            return Err(-r);
-        }
-        r as u64
-    };
     let mut buffer = alloc::vec![0u8; PART_BYTES];
-    let ended = loop {
+    // What is moved is counted in the offset at once, so that a signal may end the call while it waits.
+    let mut offset = file_offset(input, offset_at)?;
+    loop {
         if progress == count {
-            break done(progress as i64);
+            return done(progress as i64);
         }
         let want = (count - progress).min(PART_BYTES);
         // SAFETY: reads into `buffer`, which has `want` bytes.
-        let n = unsafe { raw!(nr::PREAD64, input, buffer.as_mut_ptr() as u64, want, start + progress as u64) };
-        if n < 0 {
-            break if progress > 0 { done(progress as i64) } else { Err(-n) };
-        }
-        if n == 0 {
-            break done(progress as i64);
+        let n = unsafe { raw!(nr::PREAD64, input, buffer.as_mut_ptr() as u64, want, offset) };
+        if n <= 0 {
+            return if n < 0 && progress == 0 { Err(-n) } else { done(progress as i64) };
         }
         let part = &buffer[..n as usize];
         let moved = match k.fds.at(od).object {
-            Object::Socket(_) => match k.socket_write(od, part) {
-                Ok(Some(n)) => Moved::Bytes(n),
-                Ok(None) => Moved::Later,
-                Err(EPIPE) => Moved::Broken,
-                Err(e) => break if progress > 0 { done(progress as i64) } else { Err(e) },
+            Object::Console => {
+                write_console(k, part);
+                Ok(Moved::Bytes(part.len()))
+            }
+            Object::Pipe(e) => Ok(k.pipe_write(e.pipe, part, PART_BYTES)),
+            Object::Pair(p) => k.pair_write(p, part, PART_BYTES),
+            _ => match k.socket_write(od, part) {
+                Ok(Some(n)) => Ok(Moved::Bytes(n)),
+                Ok(None) => Ok(Moved::Later),
+                Err(EPIPE) => Ok(Moved::Broken),
+                Err(e) => Err(e),
             },
-            Object::Pipe(e) if e.write => k.pipe_write(e.pipe, part, PART_BYTES),
-            Object::Pair(p) if k.pair_is_shut(p).1 => Moved::Broken,
-            Object::Pair(p) => k.pipe_write(p.tx, part, PART_BYTES),
-            _ => break Err(EINVAL),
         };
         match moved {
-            Moved::Bytes(n) => progress += n,
-            Moved::Broken => {
-                let t = k.threads.current;
-                k.post_to_thread(t, SigInfo { signo: SIGPIPE, code: SI_USER, ..SigInfo::default() });
-                break if progress > 0 { done(progress as i64) } else { Err(EPIPE) };
+            Ok(Moved::Bytes(n)) => {
+                progress += n;
+                offset += n as u64;
+                set_file_offset(input, offset_at, offset)?;
             }
-            Moved::Later if k.fds.nonblocking(od) => {
-                break if progress > 0 { done(progress as i64) } else { k.nothing_to_read() };
+            Ok(Moved::Broken) => {
+                if progress > 0 {
+                    return done(progress as i64);
+                }
+                let (t, first) = (k.threads.current, [k.process.pid as u32, super::process::uid()]);
+                k.post_to_thread(t, SigInfo { signo: SIGPIPE, code: SI_USER, first, value: 0 });
+                return Err(EPIPE);
             }
-            Moved::Later => {
+            Ok(Moved::Later) if k.fds.nonblocking(od) => {
+                return if progress > 0 { done(progress as i64) } else { Err(k.nothing_now()) };
+            }
+            Ok(Moved::Later) => {
                 k.threads.cur().call.progress = progress;
-                return Ok(Outcome::Block(Block::Object));
+                return match k.wait_for(od, true, progress)? {
+                    true => Ok(Outcome::Block(Block::Object)),
+                    false => done(progress as i64),
+                };
             }
-        }
-    };
-    if let Ok(Outcome::Done(n)) = &ended {
-        let end = start + *n as u64;
-        if offset_at != 0 {
-            user::write(offset_at, &end)?;
-        } else {
-            // SAFETY: moves the file's position.
-            unsafe { raw!(nr::LSEEK, input, end, 0) };
+            Err(e) => return if progress > 0 { done(progress as i64) } else { Err(e) },
         }
     }
-    ended
+}
+
+const SENDFILE: u32 = 40;
+
+/// Where sendfile reads: at the offset the guest gives, or at the file's position.
+fn file_offset(input: u64, offset_at: u64) -> Result<u64, i64> {
+    if offset_at != 0 {
+        return user::read::<u64>(offset_at);
+    }
+    // SAFETY: asks for the file's position.
+    let r = unsafe { raw!(nr::LSEEK, input, 0, 1) };
+    if r < 0 { Err(-r) } else { Ok(r as u64) }
+}
+
+fn set_file_offset(input: u64, offset_at: u64, offset: u64) -> Result<(), i64> {
+    if offset_at != 0 {
+        return user::write(offset_at, &offset);
+    }
+    // SAFETY: moves the file's position.
+    let r = unsafe { raw!(nr::LSEEK, input, offset, 0) };
+    if r < 0 { Err(-r) } else { Ok(()) }
 }

@@ -1,5 +1,6 @@
 //! Calls that ask for values: of the host (recorded), of this domain (emulated), or the same everywhere (virtual).
 
+use super::signal::{SI_KERNEL, SigInfo};
 use super::{Args, Kernel, Reply, both, done};
 use crate::raw::{self, EFAULT, EINVAL, ENOSYS, EPERM};
 use crate::user;
@@ -7,6 +8,10 @@ use alloc::vec::Vec;
 use ft_log::shared::GUEST_FDS_MAX;
 
 const INFINITY: u64 = u64::MAX;
+const FSIZE: u64 = 1;
+const NOFILE: u64 = 7;
+const AS: usize = 9;
+const SIGXFSZ: u32 = 25;
 
 /// Limits as the guest sees and changes them. The real ones are pinned by the launcher.
 pub struct Limits([[u64; 2]; 16]);
@@ -27,7 +32,23 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Bytes of address space.
+    pub fn address_space(&self) -> u64 {
+        self.0[AS][0]
+    }
+}
+
 impl Kernel {
+    /// A file call came to EFBIG: the signal that goes with it, if it was the limit.
+    pub fn too_large(&mut self) {
+        if self.process.limits.0[FSIZE as usize][0] != INFINITY {
+            let t = self.threads.current;
+            let info = SigInfo { signo: SIGXFSZ, code: SI_KERNEL, ..SigInfo::default() };
+            self.post_to_thread(t, info);
+        }
+    }
+
     /// A call whose result only the host knows: `n` bytes at `at`, filled by the kernel when the call succeeds.
     fn recorded_fill(&mut self, a: &Args, at: u64, n: usize) -> Reply {
         let number = self.threads.cur().call.number;
@@ -78,19 +99,23 @@ pub fn statfs(k: &mut Kernel, a: &Args) -> Reply {
 }
 
 pub fn getrandom(k: &mut Kernel, a: &Args) -> Reply {
-    const MAX_BYTES: u64 = 32 * 1024;
-    let n = a[1].min(MAX_BYTES) as usize;
-    let (r, bytes) = k.recorded_call(318, |_| {
-        let mut b = alloc::vec![0u8; n];
-        // SAFETY: fills at most `n` bytes of `b`.
-        let r = unsafe { raw!(318, b.as_mut_ptr() as u64, n, 0) };
-        b.truncate(r.max(0) as usize);
-        (r, b)
-    });
-    if r > 0 {
-        user::copy_out(a[0], &bytes)?;
+    /// As in the kernel.
+    const BYTES_MAX: u64 = (32 << 20) - 1;
+    const FLAGS: u64 = 7; // NONBLOCK, RANDOM, INSECURE: all the same once the host is up
+    const RANDOM_INSECURE: u64 = 6;
+    if a[2] & !FLAGS != 0 || a[2] & RANDOM_INSECURE == RANDOM_INSECURE {
+        return Err(EINVAL);
     }
-    done(r)
+    let total = a[1].min(BYTES_MAX);
+    let mut n = 0;
+    while n < total {
+        let bytes = k.random_bytes((total - n) as usize);
+        if let Err(e) = user::copy_out(a[0] + n, &bytes) {
+            return if n > 0 { done(n as i64) } else { Err(e) };
+        }
+        n += bytes.len() as u64;
+    }
+    done(n as i64)
 }
 
 pub fn getcpu(_: &mut Kernel, a: &Args) -> Reply {
@@ -169,7 +194,6 @@ pub fn prlimit64(k: &mut Kernel, a: &Args) -> Reply {
 }
 
 fn set_limit(k: &mut Kernel, which: u64, new: [u64; 2]) -> Reply {
-    const NOFILE: u64 = 7;
     let old = k.process.limits.0.get_mut(which as usize).ok_or(EINVAL)?;
     if new[0] > new[1] {
         return Err(EINVAL);
@@ -178,6 +202,17 @@ fn set_limit(k: &mut Kernel, which: u64, new: [u64; 2]) -> Reply {
         return Err(EPERM);
     }
     *old = new;
+    if which == FSIZE {
+        const SETRLIMIT: u32 = 160;
+        // The kernel cuts writes and says EFBIG; its signal, which would come whenever it likes, is off: `too_large`
+        // sends ours.
+        let (ignore, real) = ([1u64, 0, 0, 0], [new[0], INFINITY]);
+        // SAFETY: both read the words that they are given. The guest's own action is the shim's table's.
+        unsafe {
+            raw!(raw::nr::RT_SIGACTION, SIGXFSZ, ignore.as_ptr() as u64, 0, 8);
+            raw!(SETRLIMIT, FSIZE, real.as_ptr() as u64);
+        }
+    }
     if which == NOFILE {
         const SETRLIMIT: u32 = 160;
         let real = [new[0], u64::from(GUEST_FDS_MAX)];
@@ -197,10 +232,8 @@ pub fn prctl(k: &mut Kernel, a: &Args) -> Reply {
     match a[0] {
         SET_NAME => {
             let s = user::string(a[1])?;
-            let mut name = [0u8; 16];
-            let n = s.len().min(15);
-            name[..n].copy_from_slice(&s[..n]);
-            k.threads.cur().name = name;
+            k.threads.cur().set_name(&s);
+            let name = k.threads.cur().name;
             if k.threads.current == 0 {
                 // SAFETY: reads a string of at most 16 bytes: for ps.
                 unsafe { raw!(raw::nr::PRCTL, SET_NAME, name.as_ptr() as u64) };
@@ -218,9 +251,16 @@ pub fn prctl(k: &mut Kernel, a: &Args) -> Reply {
             done(0)
         }
         GET_DUMPABLE => done(k.process.dumpable.into()),
-        SET_PDEATHSIG => done(0), // the parent is the engine, and its end ends the guest anyway
+        SET_PDEATHSIG => {
+            // Of no effect: the parent is the engine, and its end ends the guest anyway.
+            if a[1] > super::signal::SIGNALS as u64 {
+                return Err(EINVAL);
+            }
+            k.process.parent_death_signal = a[1] as u32;
+            done(0)
+        }
         GET_PDEATHSIG => {
-            user::write(a[1], &0u32)?;
+            user::write(a[1], &k.process.parent_death_signal)?;
             done(0)
         }
         // KEEPCAPS, TIMING, SECUREBITS, CAPBSET_READ/DROP, TIMERSLACK, NO_NEW_PRIVS, THP, CAP_AMBIENT

@@ -1,0 +1,200 @@
+//! One guest program: run bare, recorded, and replayed twice, with the same output demanded each time.
+
+use crate::process::{Finished, Running};
+use std::ffi::OsStr;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Guest memory is hashed at every so many idle points.
+const MEMORY_EVERY: u32 = 20;
+/// For one run of one program; each takes well under 2 s on an idle machine.
+const LIMIT: Duration = Duration::from_secs(60);
+/// For a network program whose conversation is over; after a failed one it waits for nothing.
+const LIMIT_AFTER_FAILURE: Duration = Duration::from_millis(500);
+const REPLAYS: u32 = 2;
+
+/// The programs, by name as in `guests/NAME.c`; those that need a client are called `net/NAME`.
+pub fn all() -> Vec<String> {
+    let sources = sources();
+    let mut names = Vec::new();
+    for prefix in ["", "net/"] {
+        let dir = sources.join(prefix);
+        let entries = fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        let mut found: Vec<String> = entries
+            .filter_map(|e| Some(e.ok()?.path()))
+            .filter(|p| p.extension() == Some(OsStr::new("c")))
+            .filter_map(|p| Some(format!("{prefix}{}", p.file_stem()?.to_str()?)))
+            .collect();
+        found.sort();
+        names.extend(found);
+    }
+    names
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("guests")
+}
+
+/// The `ft` under test: `FT_BIN`, or the workspace's, built now if need be.
+pub fn ft() -> Result<PathBuf, String> {
+    if let Some(given) = std::env::var_os("FT_BIN") {
+        return Ok(given.into());
+    }
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a member of a workspace");
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "-q", "--release", "-p", "ft-runtime", "--bin", "ft"])
+        .current_dir(workspace)
+        .output()
+        .map_err(|e| format!("can't run cargo to build ft: {e}"))?;
+    if !built.status.success() {
+        return Err(format!("ft does not build:\n{}", String::from_utf8_lossy(&built.stderr)));
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+    Ok(target.join("release/ft"))
+}
+
+/// The test of one program.
+pub struct Trial {
+    name: String,
+    program: PathBuf,
+    ft: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Trial {
+    pub fn new(name: &str, ft: &Path) -> Result<Self, String> {
+        let program = Path::new(env!("GUEST_PROGRAMS")).join(name);
+        let dir = tempfile::Builder::new()
+            .prefix("ft-guest-")
+            .tempdir()
+            .map_err(|e| format!("can't make a temporary directory: {e}"))?;
+        fs::create_dir(dir.path().join("state")).map_err(|e| format!("can't make a state directory: {e}"))?;
+        Ok(Self { name: name.into(), program, ft: ft.into(), dir })
+    }
+
+    /// Everything that is demanded of it. After a failure the directory stays, and the message says where it is.
+    pub fn run(mut self) -> Result<(), String> {
+        self.steps().map_err(|e| {
+            self.dir.disable_cleanup(true);
+            format!("{e}\nfiles are in {}", self.dir.path().display())
+        })
+    }
+
+    fn steps(&self) -> Result<(), String> {
+        let bare = self.converse("bare", |program, port| {
+            let mut c = Command::new(program);
+            c.args(port);
+            c
+        })?;
+        self.clear_state()?;
+        let recording = self.dir.path().join("recording");
+        let recorded = self.converse("recorded", |program, port| {
+            let mut c = Command::new(&self.ft);
+            c.args(["record", "--memory-every", &MEMORY_EVERY.to_string(), "--state"]).arg(self.state());
+            c.arg("--output").arg(&recording).arg("--").arg(program).args(port);
+            c
+        })?;
+        same("bare", &bare.stdout, "recorded", &recorded.stdout)?;
+        for n in 1..=REPLAYS {
+            let name = format!("replay-{n}");
+            let stdout = self.replay(&recording, &name)?;
+            same("recorded", &recorded.stdout, &name, &stdout)?;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// A program's files must not be there from an earlier run.
+    fn clear_state(&self) -> Result<(), String> {
+        fs::remove_dir_all(self.state())
+            .and_then(|()| fs::create_dir(self.state()))
+            .map_err(|e| format!("can't clear the state directory: {e}"))
+    }
+
+    /// One run to the end; a network program's with its client.
+    fn converse(
+        &self,
+        run: &str,
+        command: impl FnOnce(&Path, Option<String>) -> Command,
+    ) -> Result<Finished, String> {
+        let net = self.name.strip_prefix("net/");
+        let port = net.map(|_| free_port().to_string());
+        let mut command = command(&self.program, port.clone());
+        command.env("GUEST_DIR", self.state());
+        let server = Running::start(command, run, self.dir.path())?;
+        let driven = match (net, port) {
+            (Some(name), Some(port)) => {
+                let mut c = Command::new("python3");
+                c.arg(sources().join("net/drive.py")).args([name, "127.0.0.1", &port]);
+                let client = Running::start(c, &format!("{run}-client"), self.dir.path())?;
+                client.finish(LIMIT).and_then(|f| succeeded(f.success()?))
+            }
+            _ => Ok(()),
+        };
+        let limit = if driven.is_ok() { LIMIT } else { LIMIT_AFTER_FAILURE };
+        let served = server.finish(limit).and_then(Finished::success).and_then(|f| {
+            // What a refusal left on stderr is a line of ft's, and the program's own check tells if it matters.
+            if run == "bare" && !f.stderr.is_empty() {
+                return Err(f.report("wrote to stderr"));
+            }
+            if f.stdout.ends_with("EXIT-SUCCESS\n") { Ok(f) } else { Err(f.report("did not end with EXIT-SUCCESS")) }
+        });
+        match (driven, served) {
+            (Ok(()), r) => r,
+            (Err(c), Ok(_)) => Err(c),
+            (Err(c), Err(s)) => Err(format!("{c}\n{s}")),
+        }
+    }
+
+    /// One replay; the guest's standard output.
+    fn replay(&self, recording: &Path, name: &str) -> Result<String, String> {
+        let kept = self.dir.path().join(format!("{name}.kept"));
+        fs::create_dir(&kept).map_err(|e| format!("{}: {e}", kept.display()))?;
+        let mut c = Command::new(&self.ft);
+        c.args(["replay", "--keep"]).arg(recording).env("TMPDIR", &kept);
+        let f = Running::start(c, name, self.dir.path())?.finish(LIMIT)?;
+        let report: serde_json::Value =
+            serde_json::from_str(f.stdout.trim()).map_err(|e| f.report(&format!("printed no report ({e})")))?;
+        if report["ok"] != true || !f.status.success() {
+            return Err(f.report("did not do what was recorded"));
+        }
+        if report["memory_checks"].as_u64().unwrap_or(0) == 0 {
+            return Err(f.report("compared no memory"));
+        }
+        let mut dirs = fs::read_dir(&kept).map_err(|e| format!("{}: {e}", kept.display()))?;
+        match (dirs.next(), dirs.next()) {
+            (Some(Ok(d)), None) => {
+                let path = d.path().join("stdout");
+                fs::read(&path)
+                    .map(|b| String::from_utf8_lossy(&b).into_owned())
+                    .map_err(|e| format!("{}: {e}", path.display()))
+            }
+            _ => Err(f.report("did not keep exactly one directory")),
+        }
+    }
+}
+
+fn succeeded(f: Finished) -> Result<(), String> {
+    if f.stdout.ends_with("EXIT-SUCCESS\n") { Ok(()) } else { Err(f.report("did not end with EXIT-SUCCESS")) }
+}
+
+/// A port that was free a moment ago, on both families.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("::", 0)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)));
+    listener.and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+fn same(one: &str, x: &str, two: &str, y: &str) -> Result<(), String> {
+    if x == y {
+        return Ok(());
+    }
+    let n = x.lines().zip(y.lines()).take_while(|(x, y)| x == y).count();
+    let line = |t: &str| t.lines().nth(n).unwrap_or("(its end)").to_owned();
+    Err(format!("stdout differs at line {}: {one} has {:?}, {two} has {:?}", n + 1, line(x), line(y)))
+}
