@@ -9,3 +9,4 @@ pub mod overlay;
 pub mod record;
 pub mod replay;
 pub mod start;
+pub mod takeover;
