@@ -7,19 +7,23 @@
 //!
 //! Why it is done in exactly this way:
 //!
-//! - All output but its last byte goes into the send queue as if it had been sent, the last byte is sent for real. That
-//!   raises the send position to what the client may already have acknowledged (an acknowledgement beyond it would be
-//!   dropped, for ever), and draws a selective acknowledgement at once, by which the kernel sees what was lost.
-//! - Before that output goes one placeholder byte in the place of the last acknowledged one. The client has that byte,
-//!   so this one can only be acknowledged, never delivered. Its acknowledgement gives the kernel its first round trip;
-//!   without one a client without SACK, or one whose window is shorter than our output, waits for the initial
-//!   retransmission timeout of 3 s. A connection with nothing outstanding gets none: it would be given up after
-//!   minutes if its client sleeps, and an idle connection must not.
-//! - A timestamp behind the old host's makes the client drop everything: the new one is a second ahead. An odd value
-//!   would switch the socket to microseconds.
+//! - Output goes into the send queue as if it had been sent, but for its last byte, which is sent for real. That raises
+//!   the send position to what the client may already have acknowledged (an acknowledgement beyond it is dropped, and
+//!   the connection would hang), and draws a selective acknowledgement, by which the kernel sees at once that what it
+//!   never sent is lost. Left to its timer, a rebuilt socket waits 3 s.
+//! - A client whose window is shorter than our output drops that last byte as beyond it. So there is such a byte every
+//!   [`STRIDE_BYTES`]; one that the client takes is enough. A client without SACK needs three acknowledgements to
+//!   tell, so it gets a few bytes one by one.
+//! - The new timestamp is an hour ahead. One behind the old host's would make the client drop everything; one a little
+//!   ahead would let the kernel take the echo of the old for a round trip of the length of the outage. Beyond 36
+//!   minutes it doesn't believe the echo (tcp_rtt_tsopt_us), and up to 24 days the client believes the new one (RFC
+//!   7323, 5). An odd value would switch the socket to microseconds.
 //! - A rebuilt socket has an MSS of 536; setting empty IP options makes the kernel work it out again.
 //!   TCP_MAXSEG does not.
 //! - The client's FIN is counted in the receive position, and never read: the log tells the guest of it.
+//! - Where only the birth is known, one placeholder byte lies in the SYN-ACK's place. It is outstanding until the
+//!   client has shown that it knows the connection, and can't be delivered. Other connections get none: the kernel
+//!   would give up an idle one whose client sleeps.
 //!
 //! What must never happen here: a FIN or RST that the guest didn't cause. Errors and drops leave sockets in repair
 //! mode, in which closing is silent.
@@ -104,12 +108,14 @@ fn advice(e: &io::Error) -> &'static str {
 
 /// A socket that stands where the lost one stood and has sent nothing yet. Dropping it stays silent.
 #[derive(Debug)]
-pub struct InRepair {
+pub struct InRepair<'a> {
     socket: Socket,
-    /// The last byte of output, if any is unacknowledged.
-    last: Option<u8>,
-    /// Output position before `last`.
+    /// Of output, what is not in the send queue.
+    rest: Pieces<'a>,
+    /// Output position where it starts.
     written: u64,
+    /// So many bytes at the end of each stride are sent one by one.
+    fresh: usize,
     fin_sent: bool,
     established: bool,
     client: SocketAddr,
@@ -144,12 +150,17 @@ const SO_BUF_LOCK: i32 = 72;
 /// `<linux/in6.h>`.
 const IPV6_TRANSPARENT: i32 = 75;
 
-/// So far ahead of the old host's clock: more than two hosts' estimates drift apart between two samples.
-const TSVAL_AHEAD_MS: u64 = 1000;
+/// So far ahead of the old host's clock.
+const TSVAL_AHEAD_MS: u64 = 3_600_000;
 /// Beyond the output, until the client has told its window.
 const SEND_WINDOW_SPARE_BYTES: usize = 64 << 10;
 /// At least what the lost host may have advertised: what a client sends beyond it is dropped, acknowledgements too.
 const RECEIVE_WINDOW_MAX_BYTES: u32 = 4 << 20;
+/// Smaller than nearly every client's window.
+const STRIDE_BYTES: usize = 32 << 10;
+const FRESH_BYTES_SACK: usize = 1;
+/// Receive offload may merge them by two, and three duplicate acknowledgements are wanted.
+const FRESH_BYTES_NO_SACK: usize = 8;
 /// The kernel's send buffer takes this much output without being asked.
 const SEND_BUFFER_FREE_BYTES: usize = 4 << 10;
 /// After an orderly end no FIN is left to wait for.
@@ -160,11 +171,12 @@ const MSS_UNNAMED_V6: u16 = 1220;
 
 /// Builds the socket. Wants the address or at least a route to the client in this namespace, and the routes as
 /// [`super::route`] sets them, to be there.
-pub fn build(spec: &RestoreSpec) -> Result<InRepair, RestoreError> {
+pub fn build<'a>(spec: &RestoreSpec<'a>) -> Result<InRepair<'a>, RestoreError> {
     let birth = spec.birth;
     let (client, local) = (unmapped(birth.client), unmapped(birth.local));
     let failed = |step| move |source| RestoreError::System { client, local, step, source };
-    let length = spec.output.0.len() + spec.output.1.len();
+    let output = Pieces(spec.output.0, spec.output.1);
+    let length = output.len();
     if length as u64 > TX_WINDOW_BYTES {
         return Err(RestoreError::TooMuchOutput { client, bytes: length as u64 });
     }
@@ -183,7 +195,7 @@ pub fn build(spec: &RestoreSpec) -> Result<InRepair, RestoreError> {
     tcp(libc::TCP_NODELAY, 1).map_err(failed("TCP_NODELAY"))?;
     bind(&socket, local).map_err(failed("bind"))?;
 
-    let has_placeholder = length > 0 || !spec.established;
+    let has_placeholder = !spec.established;
     let rcv_nxt = sequence(birth.isn_client, spec.received + u64::from(spec.fin_received));
     let snd_una = sequence(birth.isn_server, spec.acked).wrapping_sub(u32::from(has_placeholder));
     for (queue, at) in [(TCP_RECV_QUEUE, rcv_nxt), (TCP_SEND_QUEUE, snd_una)] {
@@ -208,12 +220,11 @@ pub fn build(spec: &RestoreSpec) -> Result<InRepair, RestoreError> {
         sys::set_option(fd, libc::SOL_SOCKET, SO_BUF_LOCK, 0).map_err(failed("SO_BUF_LOCK"))?;
     }
     if has_placeholder {
-        queue_sent(&socket, &[0], &[]).map_err(failed("the placeholder"))?;
+        queue_sent(&socket, Pieces(&[0], &[])).map_err(failed("the placeholder"))?;
     }
-    let (first, second, last) = but_last(spec.output);
-    if !first.is_empty() || !second.is_empty() {
-        queue_sent(&socket, first, second).map_err(failed("queueing output"))?;
-    }
+    let fresh = if has_sack(birth) { FRESH_BYTES_SACK } else { FRESH_BYTES_NO_SACK };
+    let (silent, rest) = output.split_at(silent_bytes(length, fresh));
+    queue_sent(&socket, silent).map_err(failed("queueing output"))?;
     tcp(libc::TCP_REPAIR_QUEUE, TCP_NO_QUEUE).map_err(failed("TCP_REPAIR_QUEUE"))?;
 
     let window = Window {
@@ -228,8 +239,9 @@ pub fn build(spec: &RestoreSpec) -> Result<InRepair, RestoreError> {
     }
 
     Ok(InRepair {
-        last,
-        written: spec.acked + (first.len() + second.len()) as u64,
+        rest,
+        written: spec.acked + silent.len() as u64,
+        fresh,
         fin_sent: spec.fin_sent,
         established: spec.established,
         client,
@@ -238,22 +250,38 @@ pub fn build(spec: &RestoreSpec) -> Result<InRepair, RestoreError> {
     })
 }
 
-impl InRepair {
+impl InRepair<'_> {
     /// The socket speaks from here on: only with the gate open and the right to send.
     pub fn go_live(self) -> Result<Restored, RestoreError> {
-        let Self { socket, last, mut written, fin_sent, established, client, local } = self;
-        let failed = |step| move |source| RestoreError::System { client, local, step, source };
-        // A client still in SYN_SENT would not understand a probe.
-        let off = if established { TCP_REPAIR_OFF } else { TCP_REPAIR_OFF_NO_WP };
-        sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_REPAIR, off).map_err(failed("TCP_REPAIR"))?;
-        // From here on the socket can say all else itself: what fails now is the connection's own end, and the one
-        // who reads it learns of it.
-        let whole = match last {
-            None => true,
-            Some(byte) => matches!(socket.send_with_flags(&[byte], libc::MSG_NOSIGNAL), Ok(1)),
-        };
-        written += u64::from(whole && last.is_some());
-        let fin_sent = fin_sent && whole && socket.shutdown(Shutdown::Write).is_ok();
+        let Self { socket, mut rest, mut written, fresh, fin_sent, established, client, local } = self;
+        let repair = |value| sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_REPAIR, value);
+        // A client still in SYN_SENT would not understand a probe, and where output follows it tells no more.
+        let probe = established && rest.len() == 0;
+        repair(if probe { TCP_REPAIR_OFF } else { TCP_REPAIR_OFF_NO_WP })
+            .map_err(|source| RestoreError::System { client, local, step: "leaving TCP_REPAIR", source })?;
+        // The socket is live: what fails now is the connection's own end, and who reads the socket learns of it.
+        while rest.len() > 0 {
+            let (sent, result) = send_fresh(&socket, rest.split_at(fresh).0);
+            rest = rest.split_at(sent).1;
+            written += sent as u64;
+            if result.is_err() || rest.len() == 0 {
+                break;
+            }
+            let (silent, after) = rest.split_at(silent_bytes(rest.len(), fresh));
+            let queued = repair(TCP_REPAIR_ON).and_then(|()| {
+                sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)?;
+                queue_sent(&socket, silent)
+            });
+            // It was granted a moment ago.
+            repair(TCP_REPAIR_OFF_NO_WP)
+                .map_err(|source| RestoreError::System { client, local, step: "leaving TCP_REPAIR", source })?;
+            if queued.is_err() {
+                break;
+            }
+            rest = after;
+            written += silent.len() as u64;
+        }
+        let fin_sent = fin_sent && rest.len() == 0 && socket.shutdown(Shutdown::Write).is_ok();
         // Leaving repair took it away, and a listener could not be bound again beside this socket.
         let _ = socket.set_reuse_address(true);
         Ok(Restored { socket: socket.into(), written, fin_sent })
@@ -378,6 +406,10 @@ fn sequence(isn: u32, position: u64) -> u32 {
     isn.wrapping_add(1).wrapping_add(position as u32)
 }
 
+fn has_sack(birth: &Birth) -> bool {
+    birth.client_options.sack && birth.server_options.sack
+}
+
 fn has_timestamps(birth: &Birth) -> bool {
     birth.client_options.timestamps.is_some() && birth.server_options.timestamps.is_some()
 }
@@ -404,8 +436,7 @@ fn repair_options(birth: &Birth, is_v4: bool) -> ([u8; 32], usize) {
         bytes[n + 4..n + 8].copy_from_slice(&value.to_ne_bytes());
         n += 8;
     };
-    let (client, server) = (&birth.client_options, &birth.server_options);
-    if client.sack && server.sack {
+    if has_sack(birth) {
         put(TCPOPT_SACK_PERM, 0);
     }
     // Without one the scale of this host would be in force, not zero.
@@ -414,7 +445,7 @@ fn repair_options(birth: &Birth, is_v4: bool) -> ([u8; 32], usize) {
     if has_timestamps(birth) {
         put(TCPOPT_TIMESTAMP, 0);
     }
-    let mss = match (client.mss, is_v4) {
+    let mss = match (birth.client_options.mss, is_v4) {
         (0, true) => MSS_UNNAMED_V4,
         (0, false) => MSS_UNNAMED_V6,
         (named, _) => named,
@@ -423,27 +454,54 @@ fn repair_options(birth: &Birth, is_v4: bool) -> ([u8; 32], usize) {
     (bytes, n)
 }
 
+/// Output in two pieces, as a ring has it.
+#[derive(Clone, Copy, Debug)]
+struct Pieces<'a>(&'a [u8], &'a [u8]);
+
+impl<'a> Pieces<'a> {
+    fn len(&self) -> usize {
+        self.0.len() + self.1.len()
+    }
+
+    /// The first `n`, or all, and the rest.
+    fn split_at(&self, n: usize) -> (Self, Self) {
+        let (a, a_rest) = self.0.split_at(n.min(self.0.len()));
+        let (b, b_rest) = self.1.split_at((n - a.len()).min(self.1.len()));
+        (Self(a, b), Self(a_rest, b_rest))
+    }
+}
+
+/// Of so much output, what goes silently before the next bytes that are sent.
+fn silent_bytes(length: usize, fresh: usize) -> usize {
+    length.min(STRIDE_BYTES).saturating_sub(fresh)
+}
+
 /// Puts bytes into the send queue of a socket in repair mode, as sent.
-fn queue_sent(socket: &Socket, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
-    while !first.is_empty() || !second.is_empty() {
-        let n = match socket.send_vectored(&[IoSlice::new(first), IoSlice::new(second)]) {
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+fn queue_sent(socket: &Socket, mut bytes: Pieces) -> io::Result<()> {
+    while bytes.len() > 0 {
+        match socket.send_vectored(&[IoSlice::new(bytes.0), IoSlice::new(bytes.1)]) {
+            Ok(n) => bytes = bytes.split_at(n).1,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
-        };
-        let of_first = n.min(first.len());
-        first = &first[of_first..];
-        second = &second[n - of_first..];
+        }
     }
     Ok(())
 }
 
-fn but_last<'a>((a, b): (&'a [u8], &'a [u8])) -> (&'a [u8], &'a [u8], Option<u8>) {
-    match (a.split_last(), b.split_last()) {
-        (_, Some((&last, b))) => (a, b, Some(last)),
-        (Some((&last, a)), None) => (a, &[], Some(last)),
-        (None, None) => (&[], &[], None),
+/// Sends bytes one by one; how many.
+fn send_fresh(socket: &Socket, bytes: Pieces) -> (usize, io::Result<()>) {
+    let mut sent = 0;
+    for byte in bytes.0.iter().chain(bytes.1) {
+        loop {
+            match socket.send_with_flags(std::slice::from_ref(byte), libc::MSG_NOSIGNAL) {
+                Ok(_) => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return (sent, Err(e)),
+            }
+        }
+        sent += 1;
     }
+    (sent, Ok(()))
 }
 
 /// `struct tcp_repair_window`. Its `max_window` is `snd_wnd` here.
