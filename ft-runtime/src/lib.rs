@@ -12,3 +12,4 @@ pub mod pair;
 pub mod record;
 pub mod replay;
 pub mod start;
+pub mod takeover;

@@ -64,15 +64,14 @@ pub fn reap(pid: i32) -> io::Result<Option<i32>> {
 
 /// Sets an integer option by number, as the guest named it.
 pub fn set_option(socket: BorrowedFd, level: i32, name: i32, value: i32) -> io::Result<()> {
-    // SAFETY: the kernel reads one int from `value`.
+    set_option_bytes(socket, level, name, &value.to_ne_bytes())
+}
+
+/// Sets an option whose value is a structure.
+pub fn set_option_bytes(socket: BorrowedFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    // SAFETY: the kernel reads so many bytes from `value`.
     let r = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
+        libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), value.len() as libc::socklen_t)
     };
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
