@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod engine;
 pub mod front;
+pub mod gate;
 pub mod guest;
 pub mod logfile;
 pub mod overlay;
