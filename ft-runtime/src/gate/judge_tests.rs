@@ -547,7 +547,7 @@ fn unanswered_syns_are_bounded() {
         assert_eq!(syn(&mut d, n), Verdict::Accept);
     }
     assert!(d.judge.syns.by_tuple.len() <= SYNS_MAX);
-    for k in 0..5 * SYNS_MAX {
+    for k in 0..3 * SYNS_MAX {
         syn(&mut d, k % 7);
     }
     assert!(d.judge.syns.order.len() <= 2 * SYNS_MAX);
@@ -637,12 +637,10 @@ struct Asked {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
-
     /// Whatever happens in whatever order: each packet gets at most one verdict, none leaves before what it needs, and
     /// once all is committed nothing waits.
     #[test]
-    fn nothing_leaves_too_early(steps in prop::collection::vec((0usize..3, step()), 1..300)) {
+    fn nothing_leaves_too_early(steps in prop::collection::vec((0usize..3, step()), 1..200)) {
         let mut d = Desk::new();
         let mut models: [Model; 3] = Default::default();
         let mut asked: HashMap<PacketId, Asked> = HashMap::new();
