@@ -4,6 +4,7 @@ pub mod archive;
 pub mod config;
 pub mod engine;
 pub mod front;
+pub mod gate;
 pub mod guest;
 pub mod link;
 pub mod logfile;
