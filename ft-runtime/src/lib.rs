@@ -8,4 +8,5 @@ pub mod logfile;
 pub mod overlay;
 pub mod record;
 pub mod replay;
+pub mod rig;
 pub mod start;

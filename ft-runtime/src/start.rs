@@ -36,6 +36,8 @@ pub enum Error {
     Log(#[from] LogFileError),
     #[error(transparent)]
     Overlay(#[from] OverlayError),
+    #[error(transparent)]
+    Rig(#[from] crate::rig::RigError),
     #[error("{0}")]
     Refused(String),
 }

@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use ft_runtime::record::{self, Record};
 use ft_runtime::replay::Replay;
+use ft_runtime::rig::cli::Rig;
 use ft_runtime::start::{EXIT_FT, Error, Show};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -26,6 +27,9 @@ enum Command {
     Record(RecordArgs),
     /// Run a recorded server again and check that it does the same.
     Replay(ReplayArgs),
+    /// A pair of hosts on this one machine, to try, test and measure a server.
+    #[command(subcommand)]
+    Rig(Rig),
 }
 
 #[derive(Args)]
@@ -104,6 +108,7 @@ fn run(cli: Cli) -> Result<i32, Error> {
             show: Show { trace: r.guest.trace, calls: false },
         }
         .run(),
+        Command::Rig(r) => Ok(r.run()?),
         Command::Replay(r) => {
             let replay =
                 Replay { recording: r.recording, keep: r.keep, show: Show { trace: r.trace, calls: false } };
