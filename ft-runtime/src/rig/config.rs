@@ -87,7 +87,7 @@ impl ServiceConfig {
         let peer = host.peer().expect("only the pair runs the service");
         let mut all = self.given.clone();
         let text = |s: &OsStr| {
-            s.to_str().map(|s| Value::from(s)).ok_or_else(|| RigError::Refused(format!("{} is not UTF-8", s.display())))
+            s.to_str().map(Value::from).ok_or_else(|| RigError::Refused(format!("{} is not UTF-8", s.display())))
         };
         let command = self.command.iter().map(|a| text(a)).collect::<Result<Vec<_>>>()?;
         let dirs = self.state_dirs.iter().map(|d| text(d.as_os_str())).collect::<Result<Vec<_>>>()?;

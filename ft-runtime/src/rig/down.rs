@@ -75,10 +75,11 @@ fn kill_all(places: &Places, state: Option<&State>) -> Vec<String> {
     let mut failed = Vec::new();
     let inits: Vec<ProcessId> =
         state.into_iter().flat_map(|s| s.inits.values().copied()).filter(ProcessId::is_alive).collect();
+    for netns in places.netns_all().iter().filter_map(|n| File::open(netns::path(n)).ok()) {
+        network::forget_orphans(&netns);
+    }
     for init in &inits {
-        for netns in network_namespaces(*init) {
-            network::forget_orphans(&netns);
-        }
+        forget_orphans(*init);
     }
     for init in &inits {
         init.signal(libc::SIGKILL);
@@ -126,22 +127,20 @@ fn kill_in_networks(places: &Places) -> Option<String> {
     }
 }
 
-/// Of all threads of a host: engines have one that no name leads to.
-fn network_namespaces(init: ProcessId) -> Vec<File> {
+/// In all networks of a host's threads: engines have one that no name leads to.
+pub(super) fn forget_orphans(init: ProcessId) {
     let mut seen: Vec<NamespaceId> = Vec::new();
-    let mut out = Vec::new();
     for p in process::of_init(init) {
         for task in fs::read_dir(format!("/proc/{}/task", p.pid)).into_iter().flatten().flatten() {
             let path = task.path().join("ns/net");
-            if let (Ok(id), Ok(f)) = (NamespaceId::of(&path), File::open(&path))
+            if let (Ok(id), Ok(netns)) = (NamespaceId::of(&path), File::open(&path))
                 && !seen.contains(&id)
             {
                 seen.push(id);
-                out.push(f);
+                network::forget_orphans(&netns);
             }
         }
     }
-    out
 }
 
 /// Removes a directory in which nothing is mounted.

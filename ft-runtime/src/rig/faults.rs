@@ -6,7 +6,7 @@ use super::network::{self, Network};
 use super::process::{self, ProcessId};
 use super::state::{Places, RigName, State};
 use super::up::Mode;
-use super::{Host, Result, RigError, status};
+use super::{Host, Result, RigError, down, status};
 use serde::Serialize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -176,6 +176,8 @@ impl Target<'_> {
     /// Silence first: no FIN and no RST of what dies may be heard.
     fn kill_host(&self) -> Result<Moment> {
         let init = self.init()?;
+        // Of connections that nobody owns any more; it needs the living to find their networks.
+        down::forget_orphans(init);
         let at = now();
         network::unplug(self.places, self.host)?;
         init.signal(libc::SIGKILL);

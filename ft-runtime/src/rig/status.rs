@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 /// For one host's answer; all are asked at once.
@@ -102,17 +103,56 @@ fn of_host(places: &Places, state: &State, host: Host) -> HostStatus {
 
 /// What the engine of a host says of itself.
 pub(super) fn ask(init: ProcessId, service: &str) -> io::Result<Value> {
-    let path = format!("/proc/{}/root{}", init.pid, ServiceConfig::control_socket(service));
-    // A stopped engine's queue may be full: a plain connect would wait for ever.
-    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.connect(&socket2::SockAddr::unix(path)?)?;
-    socket.set_nonblocking(false)?;
-    let mut stream: UnixStream = std::os::fd::OwnedFd::from(socket).into();
+    ask_at(format!("/proc/{}/root{}", init.pid, ServiceConfig::control_socket(service)).as_ref())
+}
+
+fn ask_at(path: &Path) -> io::Result<Value> {
+    let mut stream = connect(path)?;
     stream.set_read_timeout(Some(ANSWER_MAX))?;
     stream.set_write_timeout(Some(ANSWER_MAX))?;
     stream.write_all(b"{\"get\":\"status\"}\n")?;
     let mut line = String::new();
     BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut line)?;
     serde_json::from_str(&line).map_err(io::Error::other)
+}
+
+/// A stopped engine's queue may be full: a plain connect would wait for ever.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&socket2::SockAddr::unix(path)?)?;
+    socket.set_nonblocking(false)?;
+    Ok(std::os::fd::OwnedFd::from(socket).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::time::Instant;
+
+    #[test]
+    fn an_engine_that_stands_still_is_not_waited_for() {
+        let path = std::env::temp_dir().join(format!("ft-rig-ask-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let engine = std::thread::spawn({
+            let listener = listener.try_clone().unwrap();
+            move || {
+                let (mut s, _) = listener.accept().unwrap();
+                let mut line = String::new();
+                BufReader::new(s.try_clone().unwrap()).read_line(&mut line).unwrap();
+                s.write_all(b"{\"role\":\"primary\",\"term\":3}\n").unwrap();
+                line
+            }
+        });
+        assert_eq!(ask_at(&path).unwrap()["role"], "primary");
+        assert_eq!(engine.join().unwrap(), "{\"get\":\"status\"}\n");
+        // Nobody accepts any more: the first are not answered, later ones are refused.
+        let start = Instant::now();
+        assert!(ask_at(&path).is_err());
+        let waiting: Vec<_> = (0..).map_while(|_| connect(&path).ok()).take(10_000).collect();
+        assert!(!waiting.is_empty() && ask_at(&path).is_err());
+        assert!(start.elapsed() < ANSWER_MAX * 3 / 2);
+        std::fs::remove_file(&path).unwrap();
+    }
 }
