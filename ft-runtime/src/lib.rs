@@ -12,5 +12,6 @@ pub mod overlay;
 pub mod pair;
 pub mod record;
 pub mod replay;
+pub mod rig;
 pub mod start;
 pub mod takeover;

@@ -113,11 +113,7 @@ impl PrivateRoot {
         let m = fs::metadata(lower)?;
         std::os::unix::fs::chown(&upper, Some(std::os::unix::fs::MetadataExt::uid(&m)), Some(std::os::unix::fs::MetadataExt::gid(&m)))?;
         fs::set_permissions(&upper, fs::Permissions::from_mode(m.permissions().mode() & 0o7777))?;
-        let mut options = OsString::new();
-        for (name, path) in [("lowerdir=", lower), (",upperdir=", &upper), (",workdir=", &work)] {
-            options.push(name);
-            options.push(escaped(path));
-        }
+        let options = overlay_options(lower, &upper, &work);
         let target = self.inside(lower);
         mount(Some("overlay"), &target, Some("overlay"), MsFlags::empty(), Some(options.as_os_str())).map_err(Into::into)
     }
@@ -242,14 +238,14 @@ fn new_dir(base: &Path) -> Result<(PathBuf, Flock<File>), OverlayError> {
     Err(advice()(io::ErrorKind::AlreadyExists.into()))
 }
 
-struct OtherMount {
-    path: PathBuf,
+pub(crate) struct OtherMount {
+    pub(crate) path: PathBuf,
     /// /proc, /sys, /dev: bound whole.
     is_kernels: bool,
 }
 
 /// File systems besides the root's, parents before children; what lies below the kernel's own is not listed.
-fn other_mounts() -> io::Result<Vec<OtherMount>> {
+pub(crate) fn other_mounts() -> io::Result<Vec<OtherMount>> {
     let info = fs::read("/proc/self/mountinfo")?;
     let mut out: Vec<OtherMount> = Vec::new();
     for line in info.split(|b| *b == b'\n') {
@@ -286,6 +282,16 @@ fn unescaped(b: &[u8]) -> Vec<u8> {
         }
     }
     out
+}
+
+/// Mount options of an overlay.
+pub(crate) fn overlay_options(lower: &Path, upper: &Path, work: &Path) -> OsString {
+    let mut options = OsString::new();
+    for (name, path) in [("lowerdir=", lower), (",upperdir=", upper), (",workdir=", work)] {
+        options.push(name);
+        options.push(escaped(path));
+    }
+    options
 }
 
 /// overlayfs splits its options at commas and its lower directories at colons.

@@ -42,6 +42,8 @@ pub enum Error {
     Key(#[from] crate::link::KeyError),
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    #[error(transparent)]
+    Rig(#[from] crate::rig::RigError),
     #[error("{0}")]
     Refused(String),
 }

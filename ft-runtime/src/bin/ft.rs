@@ -5,6 +5,7 @@ use ft_runtime::link::PrivateKey;
 use ft_runtime::record::{self, Record};
 use ft_runtime::config::Config;
 use ft_runtime::replay::Replay;
+use ft_runtime::rig::cli::Rig;
 use ft_runtime::start::{EXIT_FT, Error, Show};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -32,6 +33,9 @@ enum Command {
     Status(StatusArgs),
     /// Make this host's key for the link to its peer, and print the public key, which the peer is configured with.
     Keygen(Keygen),
+    /// A pair of hosts on this one machine, to try, test and measure a server.
+    #[command(subcommand)]
+    Rig(Rig),
 }
 
 #[derive(Args)]
@@ -137,6 +141,7 @@ fn run(cli: Cli) -> Result<i32, Error> {
             show: Show { trace: r.guest.trace, calls: false },
         }
         .run(),
+        Command::Rig(r) => Ok(r.run()?),
         Command::Replay(r) => {
             let replay =
                 Replay { recording: r.recording, keep: r.keep, live_after: r.live_after, show: Show { trace: r.trace, calls: false } };

@@ -1,0 +1,247 @@
+//! What can be made to happen to a host.
+
+use super::freezer::Freezer;
+use super::host::{events, service_pid};
+use super::network::{self, Network};
+use super::process::{self, ProcessId};
+use super::state::{Places, RigName, State};
+use super::up::Mode;
+use super::{Host, Result, RigError, down, status};
+use serde::Serialize;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// For a killed host to be gone.
+const DEATH_MAX: Duration = Duration::from_secs(10);
+
+/// A kind of fault. `as_str` and `ALL` are what a user sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    KillGuest,
+    KillEngine,
+    KillHost,
+    FreezeHost,
+    ThawHost,
+    CutLink,
+    HealLink,
+    CutService,
+    HealService,
+    CutManagement,
+    HealManagement,
+}
+
+impl Fault {
+    pub const ALL: [Self; 11] = [
+        Self::KillGuest,
+        Self::KillEngine,
+        Self::KillHost,
+        Self::FreezeHost,
+        Self::ThawHost,
+        Self::CutLink,
+        Self::HealLink,
+        Self::CutService,
+        Self::HealService,
+        Self::CutManagement,
+        Self::HealManagement,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::KillGuest => "kill-guest",
+            Self::KillEngine => "kill-engine",
+            Self::KillHost => "kill-host",
+            Self::FreezeHost => "freeze-host",
+            Self::ThawHost => "thaw-host",
+            Self::CutLink => "cut-link",
+            Self::HealLink => "heal-link",
+            Self::CutService => "cut-service",
+            Self::HealService => "heal-service",
+            Self::CutManagement => "cut-management",
+            Self::HealManagement => "heal-management",
+        }
+    }
+
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::KillGuest => "SIGKILL to the server's first process",
+            Self::KillEngine => "SIGKILL to the host's `ft run`",
+            Self::KillHost => "the machine is gone: its cables first, then all its processes",
+            Self::FreezeHost => "all processes of the host stand still; the kernel does not",
+            Self::ThawHost => "and go on",
+            Self::CutLink => "the link between the pair is down",
+            Self::HealLink => "and up again",
+            Self::CutService => "the host's cable to the service network is pulled",
+            Self::HealService => "and plugged in again",
+            Self::CutManagement => "the host's cable to the network of the witness is pulled",
+            Self::HealManagement => "and plugged in again",
+        }
+    }
+}
+
+impl std::str::FromStr for Fault {
+    type Err = String;
+
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        Self::ALL.into_iter().find(|f| f.as_str() == s).ok_or_else(|| {
+            let lines: Vec<String> = Self::ALL.iter().map(|f| format!("  {:<18}{}", f.as_str(), f.meaning())).collect();
+            format!("there is no fault '{s}'; there are\n{}", lines.join("\n"))
+        })
+    }
+}
+
+/// What was done, and when: taken just before it began.
+#[derive(Clone, Debug, Serialize)]
+pub struct Done {
+    pub host: Host,
+    pub kind: &'static str,
+    pub unix_ns: u64,
+    pub boot_ns: u64,
+}
+
+/// `ft rig fault`.
+pub fn fault(name: &RigName, host: Host, kind: Fault) -> Result<Done> {
+    let (places, state) = State::of(name)?;
+    let target = Target { places: &places, state: &state, host };
+    let (unix_ns, boot_ns) = match kind {
+        Fault::KillGuest => target.kill(target.guest()?),
+        Fault::KillEngine => target.kill(target.engine()?),
+        Fault::KillHost => target.kill_host(),
+        Fault::FreezeHost => target.freezer().and_then(|f| timed(|| f.freeze())),
+        Fault::ThawHost => target.freezer().and_then(|f| timed(|| f.thaw())),
+        Fault::CutLink => target.set(Network::Link, false),
+        Fault::HealLink => target.set(Network::Link, true),
+        Fault::CutService => target.set(Network::Service, false),
+        Fault::HealService => target.set(Network::Service, true),
+        Fault::CutManagement => target.set(Network::Management, false),
+        Fault::HealManagement => target.set(Network::Management, true),
+    }?;
+    Ok(Done { host, kind: kind.as_str(), unix_ns, boot_ns })
+}
+
+/// Wall clock and boot clock.
+type Moment = (u64, u64);
+
+fn now() -> Moment {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    (unix.as_nanos() as u64, boot.as_nanos() as u64)
+}
+
+fn timed(f: impl FnOnce() -> Result<()>) -> Result<Moment> {
+    let at = now();
+    f().map(|()| at)
+}
+
+struct Target<'a> {
+    places: &'a Places,
+    state: &'a State,
+    host: Host,
+}
+
+impl Target<'_> {
+    fn init(&self) -> Result<ProcessId> {
+        self.state.init(self.host).ok_or_else(|| match self.host {
+            Host::Client => {
+                RigError::Refused("the client is a network only: nothing runs there but what you start".into())
+            }
+            h => RigError::Refused(format!("{h} is dead already")),
+        })
+    }
+
+    /// The first thing that runs on it: the engine, the bare server or the witness.
+    fn service(&self) -> Result<ProcessId> {
+        let pid = service_pid(&events(self.places, self.host));
+        pid.and_then(|p| process::by_inner_pid(self.init().ok()?, p))
+            .ok_or_else(|| RigError::Refused(format!("nothing runs on {}", self.host)))
+    }
+
+    fn engine(&self) -> Result<ProcessId> {
+        self.init()?;
+        if self.state.mode == Mode::Native && self.host != Host::Witness {
+            return Err(RigError::Refused("there is no engine: this rig runs the bare server (--native)".into()));
+        }
+        self.service()
+    }
+
+    fn guest(&self) -> Result<ProcessId> {
+        let init = self.init()?;
+        guest(self.places, self.state, self.host, init)
+            .ok_or_else(|| RigError::Refused(format!("no server runs on {}", self.host)))
+    }
+
+    fn kill(&self, victim: ProcessId) -> Result<Moment> {
+        let at = now();
+        if victim.signal(libc::SIGKILL) { Ok(at) } else { Err(RigError::Refused("it ended this moment".into())) }
+    }
+
+    /// Silence first: no FIN and no RST of what dies may be heard.
+    fn kill_host(&self) -> Result<Moment> {
+        let init = self.init()?;
+        // Of connections that nobody owns any more; it needs the living to find their networks.
+        down::forget_orphans(init);
+        let at = now();
+        network::unplug(self.places, self.host)?;
+        init.signal(libc::SIGKILL);
+        if let Some(freezer) = Freezer::of(self.places, self.host)
+            && freezer.is_frozen()
+        {
+            for p in process::of_init(init) {
+                p.signal(libc::SIGKILL);
+            }
+            freezer.thaw()?;
+        }
+        if !init.wait(DEATH_MAX) {
+            return Err(RigError::Refused(format!("{} does not die: is its disk stuck?", self.host)));
+        }
+        Ok(at)
+    }
+
+    fn freezer(&self) -> Result<Freezer> {
+        self.init()?;
+        Freezer::of(self.places, self.host).ok_or_else(|| {
+            RigError::Refused("this machine has no freezer of control groups; mount cgroup2 at /sys/fs/cgroup".into())
+        })
+    }
+
+    fn set(&self, network: Network, up: bool) -> Result<Moment> {
+        let missing = match network {
+            Network::Link => self.host.peer().is_none(),
+            Network::Management => self.host == Host::Client,
+            Network::Service => false,
+        };
+        if missing {
+            return Err(RigError::Refused(format!("{} is not on that network", self.host)));
+        }
+        if up && self.host != Host::Client {
+            // A dead machine does not come back by its cables.
+            self.init()?;
+        }
+        timed(|| network::set(self.places, self.host, network, up))
+    }
+}
+
+/// The server's first process on a host.
+pub(super) fn guest(places: &Places, state: &State, host: Host, init: ProcessId) -> Option<ProcessId> {
+    let service = process::by_inner_pid(init, service_pid(&events(places, host))?)?;
+    match state.mode {
+        Mode::Native => Some(service),
+        Mode::Solo => process::first_child(service),
+        Mode::Pair => match status::ask(init, &state.service).ok().and_then(|v| v["guest_pid"].as_i64()) {
+            Some(inner) => process::by_inner_pid(init, inner as i32),
+            None => process::first_child(service),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_fault_is_told_which_there_are() {
+        for f in Fault::ALL {
+            assert_eq!(f.as_str().parse(), Ok(f));
+        }
+        let said = "kill-all".parse::<Fault>().unwrap_err();
+        assert!(Fault::ALL.iter().all(|f| said.contains(f.as_str())), "{said}");
+    }
+}
