@@ -41,6 +41,8 @@ pub enum Error {
     #[error(transparent)]
     Key(#[from] crate::link::KeyError),
     #[error(transparent)]
+    Gate(#[from] crate::gate::error::GateError),
+    #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
     #[error(transparent)]
     Rig(#[from] crate::rig::RigError),

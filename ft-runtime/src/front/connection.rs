@@ -493,6 +493,15 @@ impl Connection {
         self.writable = true;
     }
 
+    pub fn fin_is_sent(&self) -> bool {
+        self.fin_sent
+    }
+
+    /// Closing the socket will make the kernel send an RST.
+    pub fn ends_by_reset(&self) -> bool {
+        matches!(self.guest, Guest::Closed { reset: true, .. }) || self.received > self.taken || self.linger.as_ref().is_some_and(|l| l.unread)
+    }
+
     /// Something of the guest's is not with the kernel yet.
     pub fn is_unwritten(&self) -> bool {
         self.socket().is_some()

@@ -30,6 +30,8 @@ impl Listener {
             socket.set_only_v6(v6only)?;
         }
         socket.bind(&SockAddr::from(address))?;
+        // Which of a client's attempts a connection is, the gate learns from its SYN.
+        crate::gate::saved_syn::keep(std::os::fd::AsFd::as_fd(&socket))?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         Ok(Self { socket: socket.into(), ready: true })
     }

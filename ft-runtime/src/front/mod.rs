@@ -112,13 +112,25 @@ pub struct ListenSpec {
     pub v6only: bool,
 }
 
+/// What the front did with a connection's real socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    Accepted(ConnId),
+    /// Its FIN was given to the kernel.
+    Fin(ConnId),
+    /// Its socket was closed; `reset`: by RST.
+    Over { conn: ConnId, reset: bool, peer: SocketAddr, local: SocketAddr },
+}
+
 pub struct Front {
     epoll: Rc<Epoll>,
     listeners: HashMap<ListenerId, Listener>,
     /// Listeners of the guest whose sockets another host has.
     elsewhere: HashMap<ListenerId, ListenSpec>,
-    /// Connections that ended since the owner last looked.
-    pub over: Vec<ConnId>,
+    /// What the owner of the gate must know, since it last looked.
+    pub deeds: Vec<Deed>,
+    /// Somebody looks.
+    pub watched: bool,
     connections: HashMap<ConnId, Connection, BuildHasherDefault<IdHasher>>,
     last_conn: ConnId,
     /// To read; each at most once.
@@ -142,7 +154,8 @@ impl Front {
             epoll,
             listeners: HashMap::new(),
             elsewhere: HashMap::new(),
-            over: Vec::new(),
+            deeds: Vec::new(),
+            watched: false,
             connections: HashMap::default(),
             last_conn: ConnId(0),
             ready: VecDeque::new(),
@@ -387,6 +400,13 @@ impl Front {
         self.last_conn
     }
 
+    /// A connection that another host's kernel had and its guest had not heard of.
+    pub fn adopt_elsewhere(&mut self, peer: SocketAddr, local: SocketAddr, now: Instant) -> ConnId {
+        let id = self.next_conn();
+        self.connections.insert(id, Connection::elsewhere(peer, local, now));
+        id
+    }
+
     pub fn get(&self, id: ConnId) -> Option<&Connection> {
         self.connections.get(&id)
     }
@@ -450,6 +470,9 @@ impl Front {
                         self.last_conn = id;
                         inbox.event(&Event::Accept { listener: *lid, conn: id, peer, local })?;
                         self.stats.accepted += 1;
+                        if self.watched {
+                            self.deeds.push(Deed::Accepted(id));
+                        }
                         let mut c = Connection::new(socket, peer, local, now);
                         // Data often came with the handshake's end: look without waiting for an edge.
                         Self::queue(&mut self.ready, &mut c, id);
@@ -526,7 +549,12 @@ impl Front {
         for id in std::mem::take(&mut self.dirty) {
             let Some(c) = self.connections.get_mut(&id) else { continue };
             c.in_dirty = false;
-            match c.pump(committed, now) {
+            let fin_before = c.fin_is_sent();
+            let pumped = c.pump(committed, now);
+            if self.watched && !fin_before && c.fin_is_sent() {
+                self.deeds.push(Deed::Fin(id));
+            }
+            match pumped {
                 Pumped::Settled => {}
                 Pumped::Held => {
                     if !std::mem::replace(&mut c.in_held, true) {
@@ -539,8 +567,13 @@ impl Front {
                     }
                 }
                 Pumped::Over => {
+                    let reset = c.ends_by_reset();
+                    let tuple = (c.peer, c.local);
+                    // Told first, so that the packet its closing makes finds its permission.
+                    if self.watched {
+                        self.deeds.push(Deed::Over { conn: id, reset, peer: tuple.0, local: tuple.1 });
+                    }
                     self.connections.remove(&id);
-                    self.over.push(id);
                     continue;
                 }
             }

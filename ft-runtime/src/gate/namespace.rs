@@ -37,6 +37,11 @@ impl Namespace {
         Ok(Self { fd: File::open("/proc/thread-self/ns/net")?.into() })
     }
 
+    /// Takes the calling thread into this namespace for good.
+    pub fn enter(&self) -> io::Result<()> {
+        Ok(setns(&self.fd, CloneFlags::CLONE_NEWNET)?)
+    }
+
     /// Runs `f` with the calling thread in this namespace, and comes back. Sockets that `f` opens stay in it.
     ///
     /// Ends the process if it can't come back: everything after would speak in the wrong network.

@@ -36,6 +36,10 @@ pub struct Heartbeat {
     pub index: LogIndex,
     /// Input point that the sender's guest has reached.
     pub point: u64,
+    /// Counts the sender's heartbeats.
+    pub seq: u64,
+    /// The last one it has heard of the other side: what a lease is measured from.
+    pub echo: u64,
 }
 
 impl Heartbeat {
@@ -43,11 +47,13 @@ impl Heartbeat {
         w.uint(self.term.0);
         w.uint(self.index.0);
         w.uint(self.point);
+        w.uint(self.seq);
+        w.uint(self.echo);
     }
 
     pub fn decode(b: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(b);
-        let h = Self { term: Term(r.uint()?), index: LogIndex(r.uint()?), point: r.uint()? };
+        let h = Self { term: Term(r.uint()?), index: LogIndex(r.uint()?), point: r.uint()?, seq: r.uint()?, echo: r.uint()? };
         r.end()?;
         Ok(h)
     }
@@ -84,7 +90,7 @@ mod tests {
 
     #[test]
     fn heartbeats_come_back_and_nothing_else_does() {
-        let h = Heartbeat { term: Term(3), index: LogIndex(1 << 40), point: 77 };
+        let h = Heartbeat { term: Term(3), index: LogIndex(1 << 40), point: 77, seq: 9, echo: 1 << 50 };
         let mut b = [0; HEAD_BYTES];
         let mut w = Writer::new(&mut b);
         h.encode(&mut w);

@@ -1,5 +1,8 @@
 //! One host of a pair: its guest leads or follows, the link carries the log, and who may speak is decided here.
 //!
+//! There is no arbiter yet. So that two hosts never speak at once without one, only the backup may go on alone: a primary
+//! that loses its backup falls silent (its lease runs out before the backup may open its own gate) and says so.
+//!
 //! Laws: nothing of the guest leaves before the backup's engine holds what caused it, or before this host is alone by
 //! right; what came over the link is acknowledged on receipt; a host that has taken over never follows again.
 
@@ -7,27 +10,32 @@ pub mod log;
 pub mod message;
 pub mod run;
 pub mod status;
+pub mod world;
 
 use crate::engine::backup::Backup;
 use crate::engine::feed::Feed;
 use crate::engine::primary::Primary;
 use crate::engine::{Core, Ended, EngineError, Part, Stats};
-use crate::front::{Front, Token};
+use crate::front::{Deed, Front, Token};
+use crate::gate::boot_time::BootTime;
 use crate::link::Link;
 use ft_log::codec::Writer;
-use ft_log::entry::{ClockSample, Entry};
+use ft_log::entry::{ClockSample, Entry, Event};
 use ft_log::ids::{ConnId, DomainId, LogIndex, Term};
 use log::{LinkSource, Outgoing, PairLog, Rule};
 use message::{HEAD_BYTES, Heartbeat, kind};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use status::{Shown, StatusBoard};
+use world::{BIRTH_BYTES_MAX, World};
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Tokens of the pair's descriptors.
 const TOKEN_LINK: u32 = 0;
+const TOKEN_GATE: u32 = 1;
 /// Heartbeats per longest silence: one lost or late is no silence.
 const HEARTBEATS_PER_SILENCE: u32 = 4;
 
@@ -53,8 +61,10 @@ enum Stand {
     Protected,
     /// The other host is gone and the guest here has not caught up with the log yet.
     TakingOver,
-    /// There is no other host any more.
+    /// This host has taken over; there is no other any more.
     Alone,
+    /// This host led and can't reach the other, which may have taken over: it says nothing more.
+    Mute,
 }
 
 pub struct Settings {
@@ -85,6 +95,11 @@ pub(crate) struct Pair {
     heartbeat_at: Instant,
     board: StatusBoard,
     peer_point: u64,
+    world: Option<World>,
+    /// Own heartbeats sent, and when; the last heard of the other.
+    heartbeats: VecDeque<(u64, BootTime)>,
+    last_seq: u64,
+    heard_seq: u64,
     ended: Option<Ended>,
 }
 
@@ -96,7 +111,16 @@ impl Pair {
         term: Term,
         settings: Settings,
         board: StatusBoard,
+        mut world: Option<World>,
     ) -> Result<Self, EngineError> {
+        if let Some(w) = &mut world {
+            epoll
+                .add(w.fd(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Pair(TOKEN_GATE).encode()))
+                .map_err(|e| EngineError::system("watching the gate", e))?;
+            if leads {
+                w.begin_to_lead()?;
+            }
+        }
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         epoll
             .add(link.fd(), EpollEvent::new(flags, Token::Pair(TOKEN_LINK).encode()))
@@ -104,7 +128,9 @@ impl Pair {
         let out = Rc::new(RefCell::new(Outgoing::new(Some(link), Rule::Backup, LogIndex(0))));
         let source = LinkSource::default();
         let role = if leads {
-            Role::Leading(Box::new(Primary::new(epoll.clone(), Box::new(PairLog(out.clone())))))
+            let mut primary = Primary::new(epoll.clone(), Box::new(PairLog(out.clone())));
+            primary.front().watched = true;
+            Role::Leading(Box::new(primary))
         } else {
             let feed = Feed::new(source.clone());
             Role::Following(Box::new(Backup::that_may_go_live(feed, Front::new(epoll.clone()))))
@@ -125,6 +151,10 @@ impl Pair {
             heartbeat_at: now,
             board,
             peer_point: 0,
+            world,
+            heartbeats: VecDeque::new(),
+            last_seq: 0,
+            heard_seq: 0,
             ended: None,
         };
         pair.show();
@@ -142,6 +172,7 @@ impl Pair {
     fn show(&mut self) {
         let (role, state) = match (self.leads(), self.stand) {
             (true, Stand::Protected) => ("primary", "protected"),
+            (true, Stand::Mute) => ("mute", "mute: the backup can't be reached"),
             (true, _) => ("primary", "alone"),
             (false, Stand::Protected) => ("backup", "protected"),
             (false, _) => ("claiming", "taking over"),
@@ -198,17 +229,27 @@ impl Pair {
             }
             kind::GONE => {
                 let conn = message::decode_conn(body).map_err(foreign)?;
-                if let Role::Following(b) = self.role()
-                    && let Some(front) = b.front()
-                {
-                    front.gone_elsewhere(conn);
+                let Some(Role::Following(b)) = &mut self.role else { return Ok(()) };
+                let Some(front) = b.front() else { return Ok(()) };
+                if let (Some(w), Some(c)) = (&mut self.world, front.get(conn)) {
+                    w.forget(c.peer, c.local);
+                }
+                front.gone_elsewhere(conn);
+                Ok(())
+            }
+            kind::BIRTH => {
+                self.received = self.received.next();
+                let birth = world::decode_birth(body).map_err(foreign)?;
+                if let Some(w) = &mut self.world {
+                    w.heard(birth, now);
                 }
                 Ok(())
             }
             kind::HEARTBEAT => {
                 let h = Heartbeat::decode(body).map_err(foreign)?;
                 self.peer_point = h.point;
-                Ok(())
+                self.heard_seq = h.seq;
+                self.renew_lease(h.echo)
             }
             kind::BYE => {
                 self.lose_peer(&format!("it says goodbye: {}", String::from_utf8_lossy(body)));
@@ -257,12 +298,24 @@ impl Pair {
         }
         self.heartbeat_at = now + self.settings.silence / HEARTBEATS_PER_SILENCE;
         let index = if self.leads() { self.out.borrow().progress.appended() } else { self.received };
-        let h = Heartbeat { term: self.term, index, point: core.points() };
+        self.last_seq += 1;
+        self.heartbeats.push_back((self.last_seq, BootTime::now()));
+        let h = Heartbeat { term: self.term, index, point: core.points(), seq: self.last_seq, echo: self.heard_seq };
         let mut head = [0; HEAD_BYTES];
         let mut w = Writer::new(&mut head);
         h.encode(&mut w);
         let n = w.len();
         self.out.borrow_mut().send(kind::HEARTBEAT, &head[..n], &[]);
+    }
+
+    /// The other side has heard our heartbeat `echo`: it can't take over before a silence after that has passed.
+    fn renew_lease(&mut self, echo: u64) -> Result<(), EngineError> {
+        let mut sent = None;
+        while self.heartbeats.front().is_some_and(|(seq, _)| *seq <= echo) {
+            sent = self.heartbeats.pop_front();
+        }
+        let (Some((_, at)), Some(w), true) = (sent, &mut self.world, self.stand == Stand::Protected) else { return Ok(()) };
+        if matches!(self.role, Some(Role::Leading(_))) { w.renew(at) } else { Ok(()) }
     }
 
     fn flush(&mut self) {
@@ -290,13 +343,12 @@ impl Pair {
         }
         self.out.borrow_mut().link = None;
         if self.leads() {
-            tracing::warn!("the backup is gone ({why}): going on alone");
-            self.board.event(&format!("backup lost: {why}"));
-            self.stand = Stand::Alone;
-            self.out.borrow_mut().rule = Rule::Alone;
+            tracing::error!("the backup is gone ({why}): this host may not speak alone and falls silent");
+            self.board.event(&format!("backup lost: {why}; mute"));
+            self.stand = Stand::Mute;
         } else {
             tracing::warn!("the primary is gone ({why}): taking over");
-            self.board.event(&format!("primary lost: {why}"));
+            self.board.event(&format!("primary lost: {why}; taking over"));
             self.stand = Stand::TakingOver;
             self.term = self.term.next();
         }
@@ -312,12 +364,82 @@ impl Pair {
         let Some(Role::Following(backup)) = self.role.take() else { unreachable!("only a backup takes over") };
         let mut primary = backup.go_live(core, Box::new(PairLog(out.clone())), clock)?;
         self.out = out;
+        self.board.event("replayed");
+        if let Some(w) = &mut self.world {
+            self.board.event("claimed");
+            let mut young = Vec::new();
+            let adopt = |front: &mut Front, b: &crate::takeover::tcp_repair::Birth| {
+                let listener = front.listener_for(b.local)?;
+                let conn = front.adopt_elsewhere(b.client, b.local, now);
+                young.push(Event::Accept { listener, conn, peer: b.client, local: b.local });
+                Some(conn)
+            };
+            for (conn, c) in primary.front().elsewhere() {
+                self.out.borrow_mut().begin_input(conn, c.inherited().received);
+            }
+            let r = w.take_over(primary.front(), adopt, now)?;
+            for e in young {
+                primary.unlogged_event(core, DomainId(0), &e)?;
+            }
+            self.board.event(&format!("sockets restored: {} ({} half open, {} lost); address up", r.connections, r.half_open, r.lost));
+        }
         primary.break_connections(core)?;
+        primary.front().watched = true;
         self.role = Some(Role::Leading(Box::new(primary)));
         self.stand = Stand::Alone;
         self.board.event("live");
         self.show();
         Ok(())
+    }
+
+    /// The world's part of a turn of a host that leads.
+    fn lead(&mut self, now: Instant) -> Result<bool, EngineError> {
+        let Some(Role::Leading(p)) = &mut self.role else { return Ok(false) };
+        let mut over = Vec::new();
+        for deed in std::mem::take(&mut p.front().deeds) {
+            match (deed, &mut self.world) {
+                (Deed::Accepted(conn), Some(w)) => {
+                    if let Some(c) = p.front().get(conn)
+                        && let Some(socket) = c.socket()
+                    {
+                        w.accepted(conn, socket, c.peer, c.local);
+                    }
+                }
+                (Deed::Fin(conn), Some(w)) => w.permit_fin(conn),
+                (Deed::Over { conn, reset, .. }, w) => {
+                    if let Some(w) = w {
+                        if reset {
+                            w.permit_rst(conn);
+                        }
+                        w.closed(conn);
+                    }
+                    over.push(conn);
+                }
+                (Deed::Accepted(_) | Deed::Fin(_), None) => {}
+            }
+        }
+        for conn in over {
+            self.gone(conn);
+        }
+        let Some(w) = &mut self.world else { return Ok(false) };
+        let mut out = self.out.borrow_mut();
+        if self.stand == Stand::Alone {
+            w.renew(BootTime::now())?;
+        }
+        let more = w.turn(now, |b| {
+            let mut bytes = [0; BIRTH_BYTES_MAX];
+            let mut writer = Writer::new(&mut bytes);
+            world::encode_birth(b, &mut writer);
+            let n = writer.len();
+            out.append_birth(&bytes[..n])
+        })?;
+        w.committed(out.committed());
+        while let Some(m) = out.next_safe_input() {
+            w.input(m);
+        }
+        drop(out);
+        w.flush()?;
+        Ok(more)
     }
 }
 
@@ -341,6 +463,11 @@ impl Part for Pair {
     fn on_front(&mut self, token: Token, events: i32) {
         match token {
             Token::Pair(TOKEN_LINK) => self.link_ready = true,
+            Token::Pair(TOKEN_GATE) => {
+                if let Some(w) = &mut self.world {
+                    w.readable = true;
+                }
+            }
             t => self.role().part().on_front(t, events),
         }
     }
@@ -364,18 +491,16 @@ impl Part for Pair {
             self.send_acks();
         }
         let mut more = self.role().part().turn(core, now)?;
-        if let Role::Leading(p) = self.role() {
-            for conn in std::mem::take(&mut p.front().over) {
-                self.gone(conn);
-            }
-        }
+        more |= self.lead(now)?;
         if self.stand == Stand::Protected {
             self.send_heartbeat(core, now);
         }
         self.flush();
         self.watch_silence(now);
         if self.stand == Stand::TakingOver {
-            if self.role().part().is_at_log_end(core)? {
+            // A primary that only lost the link has fallen silent by then: its lease is shorter than the silence.
+            let may = now.saturating_duration_since(self.heard_at) > self.settings.silence;
+            if may && self.role().part().is_at_log_end(core)? {
                 self.take_over(core, now)?;
             }
             more = true;
@@ -389,7 +514,10 @@ impl Part for Pair {
             Role::Following(b) => b.deadline(),
         };
         let pair = (self.stand == Stand::Protected).then(|| self.heartbeat_at.min(self.heard_at + self.settings.silence));
-        [role, pair].into_iter().flatten().min()
+        let world = self.world.as_ref().filter(|_| self.leads()).and_then(|w| w.deadline(Instant::now()));
+        // Alone, the lease is renewed by looking at it.
+        let alone = (self.stand == Stand::Alone).then(|| Instant::now() + self.settings.silence / HEARTBEATS_PER_SILENCE);
+        [role, pair, world, alone].into_iter().flatten().min()
     }
 
     fn ended(&mut self, core: &Core, now: Instant) -> Result<Option<Ended>, EngineError> {

@@ -2,6 +2,7 @@
 
 use super::message::kind;
 use super::status::{ControlSocket, StatusBoard};
+use super::world::World;
 use super::{Pair, Settings};
 use crate::config::{Config, Start};
 use crate::engine::Engine;
@@ -237,9 +238,15 @@ pub fn run(c: &Config) -> Result<i32, Error> {
         link.send(kind::READY, &[], &[]);
         link.flush()?;
     }
+    // Shorter than the silence after which the backup may open its own gate.
+    let lease = c.limits.silence() * 3 / 4;
+    let world = World::open(&c.service, lease)?;
+    if let Some(w) = &world {
+        w.enter().map_err(io_error("entering the service's network namespace"))?;
+    }
     let settings = Settings { silence: c.limits.silence(), lag_bytes_max: c.limits.lag_bytes_max as usize };
     let engine = Engine::of_pair(setup(guest, signals, None)?, |epoll| {
-        Pair::new(epoll, link, leads, term, settings, board)
+        Pair::new(epoll, link, leads, term, settings, board, world)
     })?;
     Ok(exit_code_of(&engine.run()?))
 }

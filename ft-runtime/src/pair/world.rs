@@ -1,0 +1,429 @@
+//! What a host of a pair has to do with the world: the gate while it leads, the sockets when it takes over.
+//!
+//! Laws: while this host doesn't lead, its gate is shut and without a lease; sockets are built in repair before the gate
+//! opens and speak only after; a FIN or RST gets its permission only here, from an act that the output rule released.
+
+use super::log::InputMark;
+use crate::config::{Prefixed, Service};
+use crate::engine::EngineError;
+use crate::front::{Front, connection::Inherited};
+use crate::gate::boot_time::BootTime;
+use crate::gate::error::GateError;
+use crate::gate::judge::{self, BirthId, Event};
+use crate::gate::namespace::Address;
+use crate::gate::packet::{Seq, SynOptions, Tuple};
+use crate::gate::{Gate, saved_syn};
+use crate::takeover::address::Announcer;
+use crate::takeover::route::{Metrics, SETTLE, TakeoverRoutes};
+use crate::takeover::tcp_repair::{self, Birth, RestoreSpec, TcpOptions};
+use ft_log::codec::{DecodeError, Reader, Writer};
+use ft_log::ids::{ConnId, LogIndex};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+/// Room for an encoded birth.
+pub const BIRTH_BYTES_MAX: usize = 160;
+/// Interface of the virtual address in the service's namespace.
+const INTERFACE: &str = "service";
+const TICK: Duration = Duration::from_secs(1);
+
+/// A birth as the log has it, and when it came here.
+pub struct Heard {
+    birth: Birth,
+    at: Instant,
+}
+
+pub struct World {
+    gate: Gate,
+    addresses: Vec<Prefixed>,
+    /// Leading: births whose SYN-ACK waits for the log.
+    awaiting: VecDeque<(LogIndex, BirthId)>,
+    ids: HashMap<ConnId, BirthId>,
+    /// Following: how the primary's connections began.
+    births: HashMap<(SocketAddr, SocketAddr), Heard>,
+    announcer: Option<Announcer>,
+    routes: Option<(TakeoverRoutes, Instant)>,
+    lease: Duration,
+    tick_at: Instant,
+    pub readable: bool,
+}
+
+/// What became of the connections at a takeover.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Restored {
+    pub connections: usize,
+    pub lost: usize,
+    /// Connections that the old primary had not told its guest of.
+    pub half_open: usize,
+}
+
+fn gate_error(what: &'static str) -> impl Fn(io::Error) -> EngineError {
+    move |e| EngineError::system(what, e)
+}
+
+fn options(o: &SynOptions) -> TcpOptions {
+    TcpOptions {
+        mss: o.mss.unwrap_or(0),
+        wscale: o.window_scale,
+        sack: o.sack,
+        timestamps: o.timestamps.map(|t| (t.value, t.echo)),
+    }
+}
+
+fn encode_options(o: &TcpOptions, w: &mut Writer) {
+    let bit = |on, n| if on { 1u8 << n } else { 0 };
+    w.u8(bit(o.wscale.is_some(), 0) | bit(o.sack, 1) | bit(o.timestamps.is_some(), 2));
+    w.uint(o.mss.into());
+    if let Some(s) = o.wscale {
+        w.u8(s);
+    }
+    if let Some((v, e)) = o.timestamps {
+        w.uint(v.into());
+        w.uint(e.into());
+    }
+}
+
+fn decode_options(r: &mut Reader) -> Result<TcpOptions, DecodeError> {
+    let flags = r.u8()?;
+    if flags > 7 {
+        return Err(DecodeError::Unknown(flags));
+    }
+    Ok(TcpOptions {
+        mss: r.u16()?,
+        wscale: if flags & 1 != 0 { Some(r.u8()?) } else { None },
+        sack: flags & 2 != 0,
+        timestamps: if flags & 4 != 0 { Some((r.u32()?, r.u32()?)) } else { None },
+    })
+}
+
+/// A birth for the log.
+pub fn encode_birth(b: &judge::Birth, w: &mut Writer) {
+    w.address(&b.tuple.peer());
+    w.address(&b.tuple.local());
+    w.uint(b.client.isn.0.into());
+    w.uint(b.server.isn.0.into());
+    encode_options(&options(&b.client.options), w);
+    encode_options(&options(&b.server.options), w);
+    w.uint(b.client.window.into());
+}
+
+pub fn decode_birth(bytes: &[u8]) -> Result<Birth, DecodeError> {
+    let mut r = Reader::new(bytes);
+    let (client, local) = (r.address()?, r.address()?);
+    let (isn_client, isn_server) = (r.u32()?, r.u32()?);
+    let (client_options, server_options) = (decode_options(&mut r)?, decode_options(&mut r)?);
+    let client_window = r.u16()?;
+    r.end()?;
+    let server_tsval = server_options.timestamps.map_or(0, |(v, _)| v);
+    Ok(Birth {
+        client,
+        local,
+        isn_client,
+        isn_server,
+        client_options,
+        server_options,
+        client_window,
+        server_tsval,
+        server_tsval_at_ns: 0,
+    })
+}
+
+impl World {
+    /// The service's network, present and mute. `None`: the service has no virtual address.
+    pub fn open(service: &Service, lease: Duration) -> Result<Option<Self>, GateError> {
+        let Some(interface) = &service.interface else { return Ok(None) };
+        let addresses = service
+            .addresses
+            .iter()
+            .map(|a| Address::new(a.ip, a.prefix))
+            .collect::<Result<Vec<_>, _>>()?;
+        let gate = Gate::open(interface, &addresses, &[])?;
+        Ok(Some(Self {
+            gate,
+            addresses: service.addresses.clone(),
+            awaiting: VecDeque::new(),
+            ids: HashMap::new(),
+            births: HashMap::new(),
+            announcer: None,
+            routes: None,
+            lease,
+            tick_at: Instant::now(),
+            readable: false,
+        }))
+    }
+
+    /// Sockets that this thread opens from now on are the service's.
+    pub fn enter(&self) -> io::Result<()> {
+        self.gate.net().namespace().enter()
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.gate.fd()
+    }
+
+    // Leading.
+
+    /// This host speaks from now on.
+    pub fn begin_to_lead(&mut self) -> Result<(), EngineError> {
+        self.gate.judge().set_live(true);
+        self.gate.resume(BootTime::now().after(self.lease)).map_err(gate_error("opening the gate"))?;
+        self.gate.ingress().open();
+        let ips: Vec<_> = self.addresses.iter().map(|a| a.ip).collect();
+        match Announcer::new(INTERFACE, &ips, None) {
+            Ok(mut a) => {
+                if let Err(e) = a.fire(Instant::now()) {
+                    tracing::warn!("announcing the address: {e}");
+                }
+                self.announcer = Some(a);
+            }
+            Err(e) => tracing::warn!("the address can't be announced: {e}"),
+        }
+        Ok(())
+    }
+
+    /// The right to speak goes on for another while, from `since` on.
+    pub fn renew(&mut self, since: BootTime) -> Result<(), EngineError> {
+        let until = since.after(self.lease);
+        if until <= BootTime::now() {
+            return Ok(()); // confirmed too late to be worth anything
+        }
+        if self.gate.is_lapsed() || self.gate.lease().renew(until).is_err() {
+            tracing::warn!("this host stood still for longer than its lease: what waited to leave is dropped");
+            self.gate.resume(until).map_err(gate_error("opening the gate again"))?;
+        }
+        Ok(())
+    }
+
+    /// Looks at queued packets; new births go to `log`, which gives the index to wait for.
+    pub fn turn(&mut self, now: Instant, mut log: impl FnMut(&judge::Birth) -> LogIndex) -> Result<bool, EngineError> {
+        let mut more = false;
+        if std::mem::take(&mut self.readable) {
+            more = self.gate.on_readable().map_err(gate_error("reading queued packets"))?;
+            self.readable = more;
+        }
+        while let Some(e) = self.gate.next_event() {
+            if let Event::Birth(b) = e {
+                self.awaiting.push_back((log(&b), b.id));
+            }
+        }
+        if now >= self.tick_at {
+            self.tick_at = now + TICK;
+            self.gate.tick().map_err(gate_error("forgetting old connections"))?;
+        }
+        if let Some(a) = &mut self.announcer
+            && a.next(now).is_some_and(|at| at <= now)
+            && let Err(e) = a.fire(now)
+        {
+            tracing::warn!("announcing the address: {e}");
+        }
+        if self.routes.as_ref().is_some_and(|(_, until)| *until <= now)
+            && let Some((routes, _)) = self.routes.take()
+            && let Err(e) = routes.undo()
+        {
+            tracing::warn!("routes keep the takeover's metrics: {e}");
+        }
+        Ok(more)
+    }
+
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let routes = self.routes.as_ref().map(|(_, until)| *until);
+        let announce = self.announcer.as_ref().and_then(|a| a.next(now));
+        [Some(self.tick_at), routes, announce].into_iter().flatten().min()
+    }
+
+    /// The log is committed up to here.
+    pub fn committed(&mut self, upto: LogIndex) {
+        while self.awaiting.front().is_some_and(|(i, _)| *i <= upto) {
+            if let Some((_, id)) = self.awaiting.pop_front() {
+                self.gate.judge().birth_committed(BootTime::now(), id);
+            }
+        }
+    }
+
+    /// Input of a connection became safe.
+    pub fn input(&mut self, m: InputMark) {
+        if let Some(id) = self.ids.get(&m.conn) {
+            self.gate.judge().committed_input(*id, m.received, m.fin);
+        }
+    }
+
+    /// The kernel gave the front a connection.
+    pub fn accepted(&mut self, conn: ConnId, socket: &TcpStream, peer: SocketAddr, local: SocketAddr) {
+        let tuple = Tuple::new(plain(local), plain(peer));
+        let found = saved_syn::client_isn(socket.as_fd()).ok().and_then(|isn| self.gate.judge().find(&tuple, isn));
+        match found {
+            Some(id) => {
+                self.gate.judge().accepted(id);
+                self.ids.insert(conn, id);
+            }
+            None => tracing::warn!(%conn, %peer, "accepted a connection that the gate has not seen: it will stay mute"),
+        }
+    }
+
+    pub fn permit_fin(&mut self, conn: ConnId) {
+        if let Some(id) = self.ids.get(&conn) {
+            self.gate.judge().permit_fin(*id);
+        }
+    }
+
+    pub fn permit_rst(&mut self, conn: ConnId) {
+        if let Some(id) = self.ids.get(&conn) {
+            self.gate.judge().permit_rst(*id);
+        }
+    }
+
+    pub fn closed(&mut self, conn: ConnId) {
+        if let Some(id) = self.ids.remove(&conn) {
+            self.gate.judge().closed(BootTime::now(), id);
+        }
+    }
+
+    /// Carries out what was decided in this turn.
+    pub fn flush(&mut self) -> Result<(), EngineError> {
+        self.gate.flush().map_err(gate_error("answering queued packets"))
+    }
+
+    // Following.
+
+    pub fn heard(&mut self, birth: Birth, now: Instant) {
+        self.births.insert((birth.client, birth.local), Heard { birth, at: now });
+    }
+
+    pub fn forget(&mut self, peer: SocketAddr, local: SocketAddr) {
+        self.births.remove(&(plain(peer), plain(local)));
+    }
+
+    /// Takes over all connections of `front`, and the address. `adopt` gives a connection that the guest has not heard
+    /// of its number, or refuses it.
+    pub fn take_over(
+        &mut self,
+        front: &mut Front,
+        mut adopt: impl FnMut(&mut Front, &Birth) -> Option<ConnId>,
+        now: Instant,
+    ) -> Result<Restored, EngineError> {
+        let mut result = Restored::default();
+        match TakeoverRoutes::apply(Metrics::default()) {
+            Ok(r) => self.routes = Some((r, now + SETTLE)),
+            Err(e) => tracing::warn!("clients will wait longer: {e}"),
+        }
+        front.listen_here()?;
+        let known: Vec<(SocketAddr, SocketAddr)> =
+            front.elsewhere().map(|(_, c)| (plain(c.peer), plain(c.local))).collect();
+        let mut young = Vec::new();
+        self.births.retain(|k, _| known.contains(k) || {
+            young.push(*k);
+            true
+        });
+        for k in young {
+            let adopted = self.births.get(&k).and_then(|h| adopt(front, &h.birth)).is_some();
+            result.half_open += usize::from(adopted);
+            if !adopted {
+                self.births.remove(&k);
+            }
+        }
+        let births = std::mem::take(&mut self.births);
+        let mut built = Vec::new();
+        for (id, c) in front.elsewhere() {
+            let Some(h) = births.get(&(plain(c.peer), plain(c.local))) else {
+                result.lost += 1;
+                tracing::warn!(conn = %id, peer = %c.peer, "its birth was never heard of: lost");
+                continue;
+            };
+            let i: Inherited = c.inherited();
+            let half_open = i.received == 0 && i.acked == 0 && i.output.0.is_empty();
+            let spec = RestoreSpec {
+                birth: &h.birth,
+                received: i.received,
+                fin_received: i.fin_received,
+                acked: i.acked,
+                output: i.output,
+                fin_sent: i.fin_sent,
+                elapsed_since_tsval_ms: now.saturating_duration_since(h.at).as_millis() as u64,
+                established: !half_open,
+            };
+            let socket = match tcp_repair::build(&spec) {
+                Ok(s) => s,
+                Err(e) => {
+                    result.lost += 1;
+                    tracing::warn!(conn = %id, "{e}");
+                    continue;
+                }
+            };
+            let restored = judge::Restored {
+                tuple: Tuple::new(h.birth.local, h.birth.client),
+                isn_client: Seq(h.birth.isn_client),
+                isn_server: Seq(h.birth.isn_server),
+                sack: h.birth.client_options.sack && h.birth.server_options.sack,
+                input_bytes: i.received,
+                fin: i.fin_received,
+                fin_permitted: i.fin_sent,
+                confirmed: !half_open,
+            };
+            match self.gate.judge().restore(BootTime::now(), &restored) {
+                Ok(b) => self.ids.insert(id, b),
+                Err(e) => {
+                    result.lost += 1;
+                    tracing::warn!(conn = %id, "the gate does not take it: {e}");
+                    continue;
+                }
+            };
+            built.push((id, socket, half_open.then_some(h.birth)));
+        }
+        self.begin_to_lead()?;
+        let mut live = Vec::with_capacity(built.len());
+        for (id, socket, repeat) in built {
+            if let Some(b) = repeat
+                && let Err(e) = tcp_repair::resend_syn_ack(&b)
+            {
+                tracing::warn!(conn = %id, "repeating its SYN-ACK: {e}");
+            }
+            match socket.go_live() {
+                Ok(r) => live.push((id, r)),
+                Err(e) => {
+                    result.lost += 1;
+                    tracing::warn!(conn = %id, "{e}");
+                }
+            }
+        }
+        result.connections = live.len();
+        for (id, r) in live {
+            front.came_here(id, TcpStream::from(r.socket), r.written, r.fin_sent, now)?;
+        }
+        Ok(result)
+    }
+}
+
+/// An IPv4 address that a dual-stack socket shows as IPv6 is IPv4 on the wire.
+fn plain(a: SocketAddr) -> SocketAddr {
+    SocketAddr::new(a.ip().to_canonical(), a.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_birth_comes_back_as_it_was() {
+        let o = TcpOptions { mss: 1460, wscale: Some(7), sack: true, timestamps: Some((123_456, 0)) };
+        let bare = TcpOptions { mss: 536, wscale: None, sack: false, timestamps: None };
+        for (co, so) in [(o, o), (bare, bare), (o, bare)] {
+            let mut b = [0; BIRTH_BYTES_MAX];
+            let mut w = Writer::new(&mut b);
+            w.address(&"[fd00::1]:40000".parse().unwrap());
+            w.address(&"[fd00::2]:6379".parse().unwrap());
+            w.uint(u32::MAX.into());
+            w.uint(7);
+            encode_options(&co, &mut w);
+            encode_options(&so, &mut w);
+            w.uint(65_535);
+            let n = w.len();
+            let birth = decode_birth(&b[..n]).unwrap();
+            assert_eq!((birth.client_options, birth.server_options), (co, so));
+            assert_eq!((birth.isn_client, birth.isn_server, birth.client_window), (u32::MAX, 7, 65_535));
+            assert!(decode_birth(&b[..n - 1]).is_err());
+        }
+    }
+}
