@@ -30,8 +30,11 @@ pub const SYNS_MAX: usize = 65_536;
 const SYN_AGE_MIN: Duration = Duration::from_secs(1);
 /// A SYN older than this is forgotten: the kernel's last repeat of its answer is 63 s old at most.
 const SYN_AGE_MAX: Duration = Duration::from_secs(70);
-/// A birth that nobody accepted by then never became a connection: twice the 63 s of a SYN-ACK's repeats.
-pub const BIRTH_LIFE: Duration = Duration::from_secs(130);
+/// A birth that nobody accepted by then never became a connection: the kernel repeats a SYN-ACK for 63 s.
+pub const BIRTH_LIFE: Duration = Duration::from_secs(70);
+/// Where there is no room for another connection, the oldest birth that nobody accepted goes, once it is this old: the
+/// kernel itself gives up such a one after 3 s when too many SYNs come.
+pub const BIRTH_LIFE_MIN: Duration = Duration::from_secs(3);
 /// How long a closed connection is known: the kernel's TIME_WAIT (60 s), in which it answers a repeated FIN, and more.
 pub const CLOSED_LIFE: Duration = Duration::from_secs(90);
 /// A SYN-ACK is not repeated sooner: the client's answer is probably on its way.
@@ -80,7 +83,7 @@ pub struct Birth {
 /// Why a birth came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
-    /// Nobody accepted it within [`BIRTH_LIFE`].
+    /// Nobody accepted it within [`BIRTH_LIFE`], or within less when others needed the room.
     Expired,
     /// The kernel answered another SYN from the same address: its own end of this connection is gone.
     Superseded,
@@ -309,7 +312,7 @@ impl Syns {
 pub struct Judge {
     connections: Connections,
     syns: Syns,
-    /// Births by the time at which they expire if nobody accepts them.
+    /// Births by the time of their SYN-ACK, which expire if nobody accepts them.
     births: VecDeque<(BootTime, BirthId)>,
     /// Closed connections by the time at which they are forgotten.
     closed: VecDeque<(BootTime, BirthId)>,
@@ -493,17 +496,7 @@ impl Judge {
 
     /// Forgets what is over by now. Once a second is often enough.
     pub fn tick(&mut self, now: BootTime) {
-        while let Some((at, id)) = self.births.front().copied() {
-            let open = self.is_birth(id);
-            if open && at > now {
-                break;
-            }
-            self.births.pop_front();
-            if open {
-                self.events.push_back(Event::Gone { id, why: Gone::Expired });
-                self.remove(id);
-            }
-        }
+        while self.expire_birth(now, BIRTH_LIFE) {}
         while self.closed.front().is_some_and(|(at, _)| *at <= now) {
             self.forget_oldest_closed();
         }
@@ -637,6 +630,9 @@ impl Judge {
             }
             self.remove(old);
         }
+        if self.connections.by_tuple.len() >= CONNECTIONS_MAX {
+            self.expire_birth(now, BIRTH_LIFE_MIN);
+        }
         let room = self.held_total < HELD_TOTAL_MAX;
         let connection = Connection {
             tuple,
@@ -698,7 +694,24 @@ impl Judge {
             let connections = &self.connections;
             self.births.retain(|(_, id)| connections.contains(*id));
         }
-        self.births.push_back((now.after(BIRTH_LIFE), id));
+        self.births.push_back((now, id));
+    }
+
+    /// Forgets the oldest birth that nobody accepted, if it is that old.
+    fn expire_birth(&mut self, now: BootTime, life: Duration) -> bool {
+        while let Some((born, id)) = self.births.front().copied() {
+            let open = self.is_birth(id);
+            if open && now.since(born) < life {
+                return false;
+            }
+            self.births.pop_front();
+            if open {
+                self.events.push_back(Event::Gone { id, why: Gone::Expired });
+                self.remove(id);
+                return true;
+            }
+        }
+        false
     }
 
     fn forget_oldest_closed(&mut self) {

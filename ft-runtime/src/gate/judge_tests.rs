@@ -483,6 +483,46 @@ fn a_birth_that_nobody_accepts_expires() {
 }
 
 #[test]
+fn a_flood_of_births_makes_room_for_new_ones() {
+    let mut d = Desk::new();
+    let born = |d: &mut Desk, n: usize| {
+        let client = SocketAddr::new([10, (n >> 16) as u8, (n >> 8) as u8, n as u8].into(), 4000);
+        let syn = Segment {
+            source: client,
+            destination: local(),
+            seq: Seq(1),
+            ack: Seq(0),
+            flags: Flags(SYN),
+            window: 1,
+            payload_bytes: 0,
+            options: &[],
+        };
+        let bytes = build::tcp(&syn);
+        d.judge.ingress(d.now, &bytes, bytes.len() as u32);
+        let answer =
+            Segment { source: local(), destination: client, ack: Seq(2), flags: Flags(SYN | ACK), ..syn };
+        d.out_raw(&build::tcp(&answer));
+        let mut told = Vec::new();
+        while let Some(e) = d.judge.next_event() {
+            if let Event::Birth(b) = e {
+                d.judge.birth_committed(d.now, b.id);
+            }
+            told.push(e);
+        }
+        d.verdicts();
+        told
+    };
+    for n in 0..CONNECTIONS_MAX {
+        assert_eq!(born(&mut d, n).len(), 1);
+    }
+    assert_eq!(born(&mut d, CONNECTIONS_MAX), [], "all are young");
+    assert_eq!(d.judge.counters().over_limit_dropped, 1);
+    d.now = d.now.after(BIRTH_LIFE_MIN);
+    let told = born(&mut d, CONNECTIONS_MAX + 1);
+    assert!(matches!(told[..], [Event::Gone { why: Gone::Expired, .. }, Event::Birth(_)]), "{told:?}");
+}
+
+#[test]
 fn an_accept_before_the_commit_frees_nothing() {
     let mut d = Desk::new();
     d.syn(1, 77, &OPTIONS);

@@ -173,7 +173,7 @@ const SETTINGS_V6: [(&str, &str); 7] = [
 ];
 
 /// What the host's administrator may have tuned, and a new namespace doesn't take over.
-const INHERITED: [&str; 15] = [
+const INHERITED: [&str; 16] = [
     "core/somaxconn",
     "ipv4/ip_local_port_range",
     "ipv4/tcp_congestion_control",
@@ -185,6 +185,7 @@ const INHERITED: [&str; 15] = [
     "ipv4/tcp_notsent_lowat",
     "ipv4/tcp_retries1",
     "ipv4/tcp_retries2",
+    "ipv4/tcp_rmem",
     "ipv4/tcp_sack",
     "ipv4/tcp_slow_start_after_idle",
     "ipv4/tcp_window_scaling",
@@ -199,6 +200,7 @@ mod rt {
     pub const NEWROUTE: u16 = 24;
     pub const CREATE: u16 = 0x400;
     pub const EXCL: u16 = 0x200;
+    pub const IFLA_ADDRESS: u16 = 1;
     pub const IFLA_IFNAME: u16 = 3;
     pub const IFLA_MTU: u16 = 4;
     pub const IFLA_LINK: u16 = 5;
@@ -228,6 +230,7 @@ mod rt {
 pub struct ServiceNet {
     namespace: Namespace,
     interface: u32,
+    mac: [u8; 6],
     addresses: Vec<Address>,
     gateways: Vec<IpAddr>,
 }
@@ -235,7 +238,8 @@ pub struct ServiceNet {
 impl ServiceNet {
     /// A namespace with a macvlan of `parent` in it, still down and without addresses: see [`Self::raise`].
     ///
-    /// `parent`: the interface, in the caller's namespace, of the network where the clients are.
+    /// `parent`: the interface, in the caller's namespace, of the network where the clients are. (By a macvlan's nature
+    /// the host itself doesn't reach the service through it; other hosts, and other macvlans of it, do.)
     pub fn create(parent: &str, addresses: &[Address], gateways: &[IpAddr]) -> Result<Self, GateError> {
         let v6 = addresses.iter().any(|a| a.ip.is_ipv6());
         super::requirements::check(v6)?;
@@ -297,10 +301,12 @@ impl ServiceNet {
             _ => GateError::System { what: "making the service's interface (macvlan)", source: e },
         })?;
 
-        let interface = in_namespace(&namespace, || {
-            nix::net::if_::if_nametoindex(INTERFACE).map_err(|e| GateError::system("finding the service's interface")(e.into()))
+        let what = "finding the service's interface";
+        let (interface, mac) = in_namespace(&namespace, || {
+            let index = nix::net::if_::if_nametoindex(INTERFACE).map_err(|e| GateError::system(what)(e.into()))?;
+            Ok((index, Link::read(&route_socket()?, index).map_err(GateError::system(what))?.mac))
         })?;
-        Ok(Self { namespace, interface, addresses: addresses.into(), gateways: gateways.into() })
+        Ok(Self { namespace, interface, mac, addresses: addresses.into(), gateways: gateways.into() })
     }
 
     /// Interfaces up, addresses and routes there. From now on the kernel speaks, as far as the lease lets it.
@@ -356,6 +362,11 @@ impl ServiceNet {
         self.interface
     }
 
+    /// The interface's own; each host has another.
+    pub fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
@@ -371,6 +382,8 @@ struct Link {
     flags: u32,
     kind: u16,
     mtu: u32,
+    /// Zeros where the kind has another length.
+    mac: [u8; 6],
 }
 
 impl Link {
@@ -383,11 +396,14 @@ impl Link {
                 return;
             }
             let Some((fixed, rest)) = message.split_first_chunk::<16>() else { return };
-            let mtu = netlink::attributes(rest).find(|(k, _)| *k == rt::IFLA_MTU).and_then(|(_, v)| v.try_into().ok());
+            let attribute = |kind| netlink::attributes(rest).find(|(k, _)| *k == kind).map(|(_, value)| value);
+            let mtu = attribute(rt::IFLA_MTU).and_then(|v| v.try_into().ok());
+            let mac = attribute(rt::IFLA_ADDRESS).and_then(|v| v.try_into().ok());
             found = Some(Self {
                 flags: u32::from_ne_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]),
                 kind: u16::from_ne_bytes([fixed[2], fixed[3]]),
                 mtu: mtu.map_or(1500, u32::from_ne_bytes),
+                mac: mac.unwrap_or_default(),
             });
         })?;
         found.ok_or_else(|| io::ErrorKind::NotFound.into())

@@ -279,7 +279,7 @@ pub(super) mod build {
 
     /// An IP packet around a TCP segment; payload of zeros.
     pub fn tcp(s: &Segment) -> Vec<u8> {
-        assert!(s.options.len() % 4 == 0);
+        assert!(s.options.len().is_multiple_of(4));
         let mut t = Vec::new();
         t.extend(s.source.port().to_be_bytes());
         t.extend(s.destination.port().to_be_bytes());

@@ -270,10 +270,8 @@ impl Queue {
         let mut lengths = [0; BATCH];
         if n < 0 {
             let e = io::Error::last_os_error();
-            return match e.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(lengths),
-                _ => Err(e),
-            };
+            // A call that doesn't wait isn't interrupted.
+            return if e.kind() == io::ErrorKind::WouldBlock { Ok(lengths) } else { Err(e) };
         }
         for (length, header) in lengths.iter_mut().zip(&headers[..n as usize]) {
             *length = (header.msg_len as usize).min(MESSAGE_BYTES);

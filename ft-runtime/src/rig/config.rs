@@ -13,6 +13,9 @@ pub(super) const CONFIG_FILE: &str = "/etc/ft/service.toml";
 pub(super) const KEY_FILE: &str = "/etc/ft/key";
 pub(super) const LINK_PORT: u16 = 7400;
 pub(super) const WITNESS_PORT: u16 = 7500;
+/// A directory that both hosts have, as storage they share.
+pub(super) const SHARED: &str = "/mnt/ft-shared";
+const WITNESS: &str = "witness";
 const SILENCE_MS_MAX: i64 = 100;
 const NAME_MAX: usize = 40;
 /// Options of common servers that name the directory of their data.
@@ -82,6 +85,15 @@ impl ServiceConfig {
         format!("/run/ft/{name}.sock")
     }
 
+    /// The kind of arbiter: the user's choice, or the rig's witness.
+    fn arbiter(&self) -> &str {
+        self.given.get("arbiter").and_then(|a| a.get("kind")?.as_str()).unwrap_or(WITNESS)
+    }
+
+    pub fn needs_witness(&self) -> bool {
+        self.arbiter() == WITNESS
+    }
+
     /// The configuration file of one of the pair.
     pub fn of_host(&self, host: Host, keys: &BTreeMap<Host, KeyPair>) -> Result<String> {
         let peer = host.peer().expect("only the pair runs the service");
@@ -124,17 +136,17 @@ impl ServiceConfig {
             "link",
             [("listen", format!("{}:{LINK_PORT}", link_address(host)).into()), ("key_file", KEY_FILE.into())],
         );
-        if !self.given.contains_key("arbiter") {
+        let kind = self.arbiter();
+        merge(&mut all, "arbiter", [("kind", kind.into())]);
+        if kind == WITNESS {
+            let address = format!("{}:{WITNESS_PORT}", management_address(Host::Witness));
             merge(
                 &mut all,
                 "arbiter",
-                [
-                    ("kind", "witness".into()),
-                    ("address", format!("{}:{WITNESS_PORT}", management_address(Host::Witness)).into()),
-                    ("key", key_of(Host::Witness).into()),
-                    ("key_file", KEY_FILE.into()),
-                ],
+                [("address", address.into()), ("key", key_of(Host::Witness).into()), ("key_file", KEY_FILE.into())],
             );
+        } else if kind == "file" {
+            merge(&mut all, "arbiter", [("file", format!("{SHARED}/arbiter").into())]);
         }
         if !self.given.contains_key("limits") {
             merge(&mut all, "limits", [("silence_ms_max", SILENCE_MS_MAX.into())]);
@@ -194,6 +206,16 @@ mod tests {
         let c = ServiceConfig::new(None, &command("server --datadir=/d --port=x"), &["/s".into()], Some(1)).unwrap();
         assert_eq!((c.state_dirs, c.port), (vec![PathBuf::from("/s")], Some(1)));
         assert!(ServiceConfig::new(None, &[], &[], None).is_err());
+    }
+
+    #[test]
+    fn the_arbiter_is_the_users_choice() {
+        let mut c = ServiceConfig::new(None, &command("server"), &[], None).unwrap();
+        assert!(c.needs_witness());
+        c.given = "[arbiter]\nkind = \"file\"".parse().unwrap();
+        assert!(!c.needs_witness());
+        let t = c.of_host(Host::Alpha, &BTreeMap::new()).unwrap().parse::<Table>().unwrap();
+        assert!(t["arbiter"]["file"].as_str().unwrap().starts_with(SHARED) && t["arbiter"].get("address").is_none());
     }
 
     #[test]

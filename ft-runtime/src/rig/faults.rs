@@ -203,12 +203,7 @@ impl Target<'_> {
     }
 
     fn set(&self, network: Network, up: bool) -> Result<Moment> {
-        let missing = match network {
-            Network::Link => self.host.peer().is_none(),
-            Network::Management => self.host == Host::Client,
-            Network::Service => false,
-        };
-        if missing {
+        if !network::is_on(self.host, network) {
             return Err(RigError::Refused(format!("{} is not on that network", self.host)));
         }
         if up && self.host != Host::Client {

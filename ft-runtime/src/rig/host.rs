@@ -26,6 +26,8 @@ pub(super) struct Spec {
     pub netns: PathBuf,
     /// Where its file system lives; `None`: it has the machine's.
     pub private_root: Option<PathBuf>,
+    /// A directory that all private roots show.
+    pub shared: PathBuf,
     pub log: PathBuf,
     pub events: PathBuf,
     /// Made if missing.
@@ -216,7 +218,7 @@ fn prepare(spec: &Spec) -> Result<()> {
     setns(netns, CloneFlags::CLONE_NEWNET).map_err(io_error("entering the host's network"))?;
     if let Some(dir) = &spec.private_root {
         nix::unistd::sethostname(spec.host.name()).map_err(io_error("the host's name"))?;
-        root::enter(dir)?;
+        root::enter(dir, &spec.shared)?;
     }
     root::make_directories(&spec.directories)?;
     for f in &spec.files {

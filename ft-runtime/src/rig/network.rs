@@ -10,6 +10,7 @@ use super::{Host, Result, io_error};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 pub(super) const SERVICE: &str = "eth0";
 pub(super) const LINK: &str = "link0";
@@ -19,6 +20,10 @@ pub(super) const ADDRESS: &str = "10.77.0.100";
 pub(super) const ADDRESS6: &str = "fd00:77::100";
 pub(super) const PREFIX: u8 = 24;
 pub(super) const PREFIX6: u8 = 64;
+
+/// For both ends of a cable that was plugged in to notice.
+const CARRIER_MAX: Duration = Duration::from_secs(2);
+const CARRIER_POLL: Duration = Duration::from_millis(1);
 
 /// A network that a host is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +60,13 @@ pub(super) fn link_address(host: Host) -> &'static str {
     if host == Host::Beta { "192.168.77.2" } else { "192.168.77.1" }
 }
 
-fn has_management(host: Host) -> bool {
-    host != Host::Client
+/// Does a host have a cable to it?
+pub(super) fn is_on(host: Host, network: Network) -> bool {
+    match network {
+        Network::Service => true,
+        Network::Management => host != Host::Client,
+        Network::Link => host.peer().is_some(),
+    }
 }
 
 /// The bridge's end of a host's cable.
@@ -68,7 +78,7 @@ fn port(host: Host, network: Network) -> String {
 /// The bridges' ends of all of a host's cables; those to clients first.
 fn ports(host: Host) -> Vec<String> {
     let mut all = vec![port(host, Network::Service)];
-    if has_management(host) {
+    if is_on(host, Network::Management) {
         all.push(port(host, Network::Management));
     }
     all
@@ -95,7 +105,7 @@ pub(super) fn create(places: &Places) -> Result<()> {
         let p = port(host, Network::Service);
         lines.push(format!("link add {p} type veth peer name {SERVICE} netns {ns}"));
         lines.push(format!("link set {p} master service up"));
-        if has_management(host) {
+        if is_on(host, Network::Management) {
             let p = port(host, Network::Management);
             lines.push(format!("link add {p} type veth peer name {MANAGEMENT} netns {ns}"));
             lines.push(format!("link set {p} master manage up"));
@@ -107,6 +117,13 @@ pub(super) fn create(places: &Places) -> Result<()> {
     for host in Host::ALL {
         batch(&places.netns(host), &addresses(host, v6))?;
     }
+    for host in Host::ALL {
+        for n in [Network::Service, Network::Management, Network::Link] {
+            if is_on(host, n) {
+                await_carrier(places, host, n)?;
+            }
+        }
+    }
     Ok(())
 }
 
@@ -117,11 +134,11 @@ fn addresses(host: Host, v6: bool) -> Vec<String> {
         lines.push(format!("addr add fd00:77::{}/{PREFIX6} dev {SERVICE} nodad", number(host)));
     }
     lines.push(format!("link set {SERVICE} up"));
-    if has_management(host) {
+    if is_on(host, Network::Management) {
         lines.push(format!("addr add {}/24 broadcast + dev {MANAGEMENT}", management_address(host)));
         lines.push(format!("link set {MANAGEMENT} up"));
     }
-    if host.peer().is_some() {
+    if is_on(host, Network::Link) {
         lines.push(format!("addr add {}/30 dev {LINK}", link_address(host)));
         lines.push(format!("link set {LINK} up"));
     }
@@ -158,32 +175,47 @@ pub(super) fn set(places: &Places, host: Host, network: Network, up: bool) -> Re
         Network::Link => (places.netns(host), LINK.to_owned()),
         n => (places.netns_switch(), port(host, n)),
     };
-    within_named(&netns, move || set_interface(&interface, up))
+    within_named(&netns, move || set_interface(&interface, up))?;
+    if up { await_carrier(places, host, network) } else { Ok(()) }
+}
+
+/// Returns once both ends of a host's cable pass packets: the kernel lets the second end know by a worker of its own.
+fn await_carrier(places: &Places, host: Host, network: Network) -> Result<()> {
+    let switch = || places.netns_switch();
+    let ends = match network {
+        Network::Service => [(places.netns(host), SERVICE.to_owned()), (switch(), port(host, network))],
+        Network::Management => [(places.netns(host), MANAGEMENT.to_owned()), (switch(), port(host, network))],
+        Network::Link => Host::PAIR.map(|h| (places.netns(h), LINK.to_owned())),
+    };
+    for (netns, interface) in ends {
+        within_named(&netns, move || {
+            let end = Instant::now() + CARRIER_MAX;
+            // An end that was taken down stays silent for good: the other cut is still to be healed.
+            while is(&interface, libc::IFF_UP)? && !is(&interface, libc::IFF_RUNNING)? && Instant::now() < end {
+                std::thread::sleep(CARRIER_POLL);
+            }
+            // Waits for the kernel's lock: what the worker does besides is done then, too.
+            let up = is(&interface, libc::IFF_UP)?;
+            set_interface(&interface, up)
+        })?;
+    }
+    Ok(())
 }
 
 /// All networks, as when the machine is gone.
 pub(super) fn unplug(places: &Places, host: Host) -> Result<()> {
     let ports = ports(host);
     within_named(&places.netns_switch(), move || ports.iter().try_for_each(|p| set_interface(p, false)))?;
-    if host.peer().is_some() {
+    if is_on(host, Network::Link) {
         set(places, host, Network::Link, false)?;
     }
     Ok(())
 }
 
 fn set_interface(name: &str, up: bool) -> io::Result<()> {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
-    // SAFETY: all-zero is a valid ifreq: plain integers.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    assert!(name.len() < request.ifr_name.len(), "interface names of a rig are short");
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    // SAFETY: both calls take an ifreq with a terminated name; the kernel writes the flags into it.
+    let (socket, mut request) = interface_flags(name)?;
+    // SAFETY: the flags are what SIOCGIFFLAGS left in the union; SIOCSIFFLAGS reads an ifreq with a terminated name.
     unsafe {
-        if libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &mut request) < 0 {
-            return Err(io::Error::last_os_error());
-        }
         let bit = libc::IFF_UP as libc::c_short;
         if up {
             request.ifr_ifru.ifru_flags |= bit;
@@ -195,6 +227,27 @@ fn set_interface(name: &str, up: bool) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn is(name: &str, flag: libc::c_int) -> io::Result<bool> {
+    let (_, request) = interface_flags(name)?;
+    // SAFETY: the flags are what SIOCGIFFLAGS left in the union.
+    Ok(unsafe { request.ifr_ifru.ifru_flags } & flag as libc::c_short != 0)
+}
+
+fn interface_flags(name: &str) -> io::Result<(socket2::Socket, libc::ifreq)> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    // SAFETY: all-zero is a valid ifreq: plain integers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    assert!(name.len() < request.ifr_name.len(), "interface names of a rig are short");
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: it takes an ifreq with a terminated name; the kernel writes the flags into it.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((socket, request))
 }
 
 /// Before the end of a rig: connections whose process is gone are given up within a second, and with them the

@@ -3,6 +3,7 @@
 //! Everything is mounted in the host's own mount namespace and goes with it. The upper directories lie on a disk, so
 //! that fsync costs what it costs. What both hosts of a pair see of files is equal when they start.
 
+use super::config::SHARED;
 use super::{Result, RigError, io_error, with_advice};
 use crate::overlay::{OtherMount, other_mounts, overlay_options};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -24,7 +25,7 @@ const RUN_ENTRIES_MAX: usize = 4096;
 const RUN_SKIPPED: [&str; 6] = ["ft-rig", "netns", "user", "docker", "containerd", "mount"];
 
 /// Makes `dir` the home of a private root and enters it. The caller is in a mount namespace of its own.
-pub(super) fn enter(dir: &Path) -> Result<()> {
+pub(super) fn enter(dir: &Path, shared: &Path) -> Result<()> {
     private_mounts()?;
     let others = other_mounts().map_err(io_error("reading /proc/self/mountinfo"))?;
     let mut layers = Layers { dir, count: 0 };
@@ -38,6 +39,7 @@ pub(super) fn enter(dir: &Path) -> Result<()> {
         }
     }
     bind_ft(&root)?;
+    share(shared, &root)?;
     hide_rigs(&root)?;
     mount_new("proc", &root.join("proc"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, None)?;
     sys(&root.join("sys"))?;
@@ -119,7 +121,17 @@ fn bind_ft(root: &Path) -> Result<()> {
     }
     let ft = fs::read_link("/proc/self/exe").map_err(io_error("/proc/self/exe"))?;
     // What was replaced while we run can't be bound by name.
-    bind_file(&ft, &target).or_else(|_| bind_file(Path::new("/proc/self/exe"), &target))
+    if bind_file(&ft, &target).is_ok() {
+        return Ok(());
+    }
+    fs::copy("/proc/self/exe", &target).map(drop).map_err(io_error(target.display().to_string()))
+}
+
+/// Storage that both hosts have, at the same place.
+fn share(from: &Path, root: &Path) -> Result<()> {
+    let target = inside(root, Path::new(SHARED));
+    fs::create_dir_all(&target).map_err(io_error(target.display().to_string()))?;
+    mount(Some(from), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(io_error(SHARED))
 }
 
 /// A host sees no layers, neither its own nor its peer's.

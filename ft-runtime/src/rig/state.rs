@@ -6,7 +6,7 @@
 use super::process::ProcessId;
 use super::up::Mode;
 use super::{Host, Result, RigError, io_error};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -71,6 +71,11 @@ impl Places {
         self.disk().join(host.name())
     }
 
+    /// What both hosts have of one storage.
+    pub fn shared(&self) -> PathBuf {
+        self.disk().join("shared")
+    }
+
     pub fn log(&self, host: Host) -> PathBuf {
         self.disk().join("logs").join(format!("{host}.log"))
     }
@@ -127,6 +132,8 @@ impl Places {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 f => f.map_err(io_error(path.display().to_string()))?,
             };
+            // What is started meanwhile holds it too: a tool that outlives a killed `up` is waited for.
+            fcntl(&f, FcntlArg::F_SETFD(FdFlag::empty())).map_err(io_error(path.display().to_string()))?;
             let held = match Flock::lock(f, FlockArg::LockExclusiveNonblock) {
                 Ok(held) => held,
                 Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),

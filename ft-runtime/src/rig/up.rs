@@ -170,6 +170,7 @@ impl Up {
             }
         }
         fs::create_dir_all(places.disk().join("logs")).map_err(io_error(places.disk().display().to_string()))?;
+        fs::create_dir_all(places.shared()).map_err(io_error(places.shared().display().to_string()))?;
         for h in Host::WITH_INIT {
             progress(&format!("host {h}"));
             fs::create_dir_all(places.host_disk(h)).map_err(io_error(places.host_disk(h).display().to_string()))?;
@@ -212,7 +213,7 @@ impl Up {
             content.map(|content| SpecFile { path, mode: 0o600, content })
         };
         let (argv, files): (Vec<OsString>, Vec<Option<SpecFile>>) = match (host, self.mode) {
-            (Host::Witness, Mode::Pair) => {
+            (Host::Witness, Mode::Pair) if service.needs_witness() => {
                 let dir = places.host_disk(host);
                 let listen = format!("{}:{WITNESS_PORT}", network::management_address(host));
                 let mut argv: Vec<OsString> = vec!["/proc/self/exe".into(), "witness".into()];
@@ -237,6 +238,7 @@ impl Up {
             host,
             netns: netns::path(&places.netns(host)),
             private_root: (!is_witness).then(|| places.host_disk(host)),
+            shared: places.shared(),
             log: places.log(host),
             events: places.events(host),
             directories: if is_witness { Vec::new() } else { service.state_dirs.clone() },

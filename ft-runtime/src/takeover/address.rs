@@ -34,7 +34,8 @@ pub enum AnnounceError {
 /// The announcements of one takeover.
 #[derive(Debug)]
 pub struct Announcer {
-    link: Socket,
+    /// `None` only while it is dropped.
+    link: Option<Socket>,
     frames: Vec<Vec<u8>>,
     /// Since then the schedule runs; `None` before the first.
     start: Option<Instant>,
@@ -51,7 +52,7 @@ impl Announcer {
             .map_err(failed("a packet socket"))?;
         let own = bind_to_link(&link, index).map_err(failed("binding to it"))?;
         let mac = mac.unwrap_or(own);
-        Ok(Self { link, frames: addresses.iter().flat_map(|a| frames(*a, mac)).collect(), start: None, done: 0 })
+        Ok(Self { link: Some(link), frames: addresses.iter().flat_map(|a| frames(*a, mac)).collect(), start: None, done: 0 })
     }
 
     /// When to fire next: at once at first, never when all is said.
@@ -67,11 +68,21 @@ impl Announcer {
         self.done = passed.max(self.done + 1);
         let mut result = Ok(());
         for frame in &self.frames {
-            if let Err(e) = self.link.send(frame) {
+            if let Some(Err(e)) = self.link.as_ref().map(|link| link.send(frame)) {
                 result = Err(e);
             }
         }
         result
+    }
+}
+
+impl Drop for Announcer {
+    /// Closing a packet socket waits for every processor to pass a quiescent state, 10 ms and more: not on the engine's
+    /// thread.
+    fn drop(&mut self) {
+        let link = self.link.take();
+        // Without a thread it is closed here.
+        let _ = std::thread::Builder::new().name("close-packet".into()).spawn(move || drop(link));
     }
 }
 
@@ -167,7 +178,7 @@ mod tests {
 
     fn announcer() -> Announcer {
         let link = Socket::new(Domain::UNIX, Type::DGRAM, None).unwrap();
-        Announcer { link, frames: Vec::new(), start: None, done: 0 }
+        Announcer { link: Some(link), frames: Vec::new(), start: None, done: 0 }
     }
 
     #[test]

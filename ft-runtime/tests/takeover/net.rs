@@ -82,12 +82,15 @@ impl Family {
     }
 }
 
-const SERVICE: &str = "address add 10.77.0.100/32 dev eth0\naddress add fd77::100/128 dev eth0 nodad\n";
+const AT_ALPHA: &str = "address add 10.77.0.100/32 dev eth0\naddress add fd77::100/128 dev eth0 nodad\n";
+/// Present, but nobody is told: not an address of the interface that hears the questions. An address that comes only
+/// with the takeover is late: IPv6 adds it from a work queue, whatever `nodad` says.
+const AT_BETA: &str = "address add 10.77.0.100/32 dev lo\naddress add fd77::100/128 dev lo nodad\n";
 
 pub struct Net {
     pub client: Ns,
     pub bridge: Ns,
-    /// Has the service's address at first.
+    /// The service's host at first.
     pub alpha: Ns,
     pub beta: Ns,
 }
@@ -110,17 +113,15 @@ impl Net {
             ns.sysctl("ipv4/tcp_syncookies", "0");
             ns.sysctl("ipv4/tcp_ecn", "0");
         }
-        net.alpha.ip(SERVICE);
+        net.beta.sysctl("ipv4/conf/all/arp_ignore", "1");
+        net.alpha.ip(AT_ALPHA);
+        net.beta.ip(AT_BETA);
         net
     }
 
     /// Alpha is gone from the network, as by a cut cable.
     pub fn cut_alpha(&self) {
         self.bridge.ip("link set alpha down");
-    }
-
-    pub fn address_to_beta(&self) {
-        self.beta.ip(SERVICE);
     }
 
     /// What alpha sends to the client reaches nobody; what the client sends arrives.
