@@ -91,7 +91,7 @@ pub struct LinkConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum ArbiterConfig {
-    Witness { address: SocketAddr, key_file: Option<PathBuf> },
+    Witness { address: SocketAddr, key: Option<String>, key_file: Option<PathBuf> },
     File { file: PathBuf },
     /// Nobody: then nothing takes over by itself.
     None,

@@ -295,6 +295,16 @@ impl Core {
         Ok(true)
     }
 
+    /// How a domain said that it ends, if it did.
+    pub(crate) fn exit_of(&self, d: DomainId) -> Option<domain::Exit> {
+        self.get(d)?.exit
+    }
+
+    /// Wait status of a domain's process, once it is gone.
+    pub(crate) fn status_of(&mut self, d: DomainId) -> Option<i32> {
+        self.get_mut(d)?.process.status()
+    }
+
     pub(crate) fn points(&self) -> u64 {
         self.segment.domain(0).status.point.load(Ordering::Relaxed)
     }

@@ -132,9 +132,14 @@ impl PrivateKey {
             _ => KeyError::Io { path: path.to_owned(), source },
         };
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-        let text = BASE64_STANDARD.encode(self.pkcs8.secret_pkcs8_der());
-        writeln!(file, "-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----").map_err(failed)?;
+        file.write_all(self.to_pem().as_bytes()).map_err(failed)?;
         file.sync_all().map_err(failed)
+    }
+
+    /// Content of a key file. It is the secret itself.
+    pub fn to_pem(&self) -> String {
+        let text = BASE64_STANDARD.encode(self.pkcs8.secret_pkcs8_der());
+        format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n")
     }
 
     pub fn public(&self) -> PublicKey {

@@ -392,6 +392,20 @@ impl Pair {
         Ok(())
     }
 
+    /// The guest here died without a word of its own: this host has nothing more to say, and the other goes on.
+    fn give_up(&mut self, core: &mut Core) -> Result<(), EngineError> {
+        let status = core.status_of(DomainId(0)).unwrap_or(libc::SIGKILL);
+        tracing::error!("the guest died ({}): leaving it to the other host", crate::engine::backup::describe_status(status));
+        if let Some(w) = &mut self.world {
+            // Nothing that the closing sockets say may leave.
+            w.fall_silent();
+        }
+        self.out.borrow_mut().send(kind::BYE, &[], b"its guest died");
+        self.flush();
+        self.ended = Some(Ended::Exited { status, logged: false });
+        Ok(())
+    }
+
     /// The world's part of a turn of a host that leads.
     fn lead(&mut self, now: Instant) -> Result<bool, EngineError> {
         let Some(Role::Leading(p)) = &mut self.role else { return Ok(false) };
@@ -449,6 +463,10 @@ impl Part for Pair {
     }
 
     fn settle(&mut self, core: &mut Core, d: DomainId) -> Result<(), EngineError> {
+        let killed = d.0 == 0 && core.exit_of(d).is_none();
+        if killed && self.stand == Stand::Protected && self.ended.is_none() {
+            return self.give_up(core);
+        }
         self.role().part().settle(core, d)
     }
 

@@ -4,7 +4,7 @@ use super::message::kind;
 use super::status::{ControlSocket, StatusBoard};
 use super::world::World;
 use super::{Pair, Settings};
-use crate::config::{Config, Start};
+use crate::config::{ArbiterConfig, Config, Start};
 use crate::engine::Engine;
 use crate::guest::{ShimImage, launch};
 use crate::link::{Keys, Link, Listener, PrivateKey, PublicKey};
@@ -208,6 +208,13 @@ fn hear(link: &mut Link, wanted: u8, signals: &OwnedFd) -> Result<Vec<u8>, Error
 
 /// The exit status.
 pub fn run(c: &Config) -> Result<i32, Error> {
+    if c.arbiter != ArbiterConfig::None {
+        return Err(Error::Refused(
+            "arbiter.kind: arbiters are not built in yet; say `none`. Then only the backup takes over by itself, and a \
+             primary that loses its backup falls silent"
+                .into(),
+        ));
+    }
     let signals = prepare_process()?;
     let board = StatusBoard::new(&c.service.name, &c.host.name, &c.peer.name);
     let _control = ControlSocket::open(&c.control.socket, board.clone())

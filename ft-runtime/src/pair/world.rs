@@ -197,6 +197,12 @@ impl World {
         Ok(())
     }
 
+    /// This host has nothing more to say, ever.
+    pub fn fall_silent(&mut self) {
+        self.gate.lease().close();
+        self.gate.ingress().shut();
+    }
+
     /// Looks at queued packets; new births go to `log`, which gives the index to wait for.
     pub fn turn(&mut self, now: Instant, mut log: impl FnMut(&judge::Birth) -> LogIndex) -> Result<bool, EngineError> {
         let mut more = false;

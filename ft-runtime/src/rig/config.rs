@@ -85,9 +85,9 @@ impl ServiceConfig {
         format!("/run/ft/{name}.sock")
     }
 
-    /// The kind of arbiter: the user's choice, or the rig's witness.
+    /// The kind of arbiter: the user's choice; none until `ft witness` exists.
     fn arbiter(&self) -> &str {
-        self.given.get("arbiter").and_then(|a| a.get("kind")?.as_str()).unwrap_or(WITNESS)
+        self.given.get("arbiter").and_then(|a| a.get("kind")?.as_str()).unwrap_or("none")
     }
 
     pub fn needs_witness(&self) -> bool {
@@ -211,6 +211,8 @@ mod tests {
     #[test]
     fn the_arbiter_is_the_users_choice() {
         let mut c = ServiceConfig::new(None, &command("server"), &[], None).unwrap();
+        assert!(!c.needs_witness());
+        c.given = "[arbiter]\nkind = \"witness\"".parse().unwrap();
         assert!(c.needs_witness());
         c.given = "[arbiter]\nkind = \"file\"".parse().unwrap();
         assert!(!c.needs_witness());
