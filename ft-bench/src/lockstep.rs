@@ -16,6 +16,9 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 const PROGRESS_EVERY_QUIET: Duration = Duration::from_secs(15);
 /// After the load's end, for clients in the middle of something.
 const CLIENTS_END_MAX: Duration = Duration::from_secs(90);
+/// A replay is given at most this, and so many times as long as the load took.
+const REPLAY_MIN: Duration = Duration::from_secs(180);
+const REPLAY_TIMES_MAX: u32 = 5;
 
 pub struct Lockstep {
     pub time: Duration,
@@ -66,7 +69,7 @@ impl Lockstep {
         let mut reports = Vec::new();
         for run in 1..=self.replays {
             eprintln!("replay {run} of {} ...", self.replays);
-            match service::replay(&ft, &place, run, self.trace) {
+            match service::replay(&ft, &place, run, self.trace, REPLAY_MIN + self.time * REPLAY_TIMES_MAX) {
                 Ok(r) => {
                     eprintln!("  {} in {:.1} s: {}", if r.ok { "ok" } else { "FAILED" }, r.seconds, r.reason);
                     reports.push(r);

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 const START_MAX: Duration = Duration::from_secs(30);
 /// For the server to save its data and end after SIGTERM.
 const STOP_MAX: Duration = Duration::from_secs(120);
+const REPLAY_PROGRESS_EVERY: Duration = Duration::from_secs(15);
 
 /// Where everything of a run lies.
 #[derive(Clone, Debug)]
@@ -141,7 +142,7 @@ pub struct Report {
     pub reason: String,
 }
 
-pub fn replay(ft: &Path, place: &Place, run: u32, trace: bool) -> io::Result<Report> {
+pub fn replay(ft: &Path, place: &Place, run: u32, trace: bool, time_max: Duration) -> io::Result<Report> {
     let mut c = Command::new(ft);
     c.arg("replay").arg(place.recording());
     if trace {
@@ -151,11 +152,33 @@ pub fn replay(ft: &Path, place: &Place, run: u32, trace: bool) -> io::Result<Rep
     c.env("TMPDIR", place.file("tmp"));
     c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&err)?);
     let mut child = c.spawn()?;
+    let status = await_end(&mut child, time_max)?;
+    // One line: it fits the pipe.
     let mut out = String::new();
     child.stdout.take().expect("piped").read_to_string(&mut out)?;
-    let status = child.wait()?;
     serde_json::from_str(&out).map_err(|_| {
         let said = fs::read_to_string(&err).unwrap_or_default();
         io::Error::other(format!("ft replay printed no report ({status}): {out}{said}"))
     })
+}
+
+fn await_end(child: &mut Child, time_max: Duration) -> io::Result<ExitStatus> {
+    let start = Instant::now();
+    let mut next = REPLAY_PROGRESS_EVERY;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        let passed = start.elapsed();
+        if passed > time_max {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::Error::other(format!("not done after {} s: killed", time_max.as_secs())));
+        }
+        if passed >= next {
+            eprintln!("  {:.0} s", passed.as_secs_f64());
+            next += REPLAY_PROGRESS_EVERY;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
