@@ -60,7 +60,8 @@ pub enum LinkError {
     Broken { peer: SocketAddr, stage: Stage, source: Arc<io::Error> },
     /// Of the kernel: what we sent is not acknowledged. Silence on top of a working connection is the engine's to notice.
     #[error(
-        "the peer at {peer} is silent: for {seconds} s its kernel acknowledged nothing; is the host down or the link's cable out?"
+        "the peer at {peer} is silent: for {seconds} s its kernel acknowledged nothing, or ft there took nothing; is the \
+         host down, the link's cable out, ft stopped there?"
     )]
     Silent { peer: SocketAddr, seconds: u64 },
     #[error(

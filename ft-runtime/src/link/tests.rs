@@ -470,6 +470,13 @@ fn a_dying_peers_last_frames_are_handed_out_before_its_end_is_told() {
 }
 
 #[test]
+fn a_kernel_that_gives_up_on_the_peer_means_silence() {
+    let (mut a, _b) = hosts();
+    a.link.broken(io::ErrorKind::TimedOut.into());
+    assert!(matches!(a.link.on_ready(), Err(LinkError::Silent { seconds: 10, .. })));
+}
+
+#[test]
 fn half_a_frame_is_not_handed_out() {
     let (mut a, mut b) = hosts();
     a.link.session.send_raw(&frame::head(5, 100));
