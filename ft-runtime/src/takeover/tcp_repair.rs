@@ -7,13 +7,15 @@
 //!
 //! Why it is done in exactly this way:
 //!
-//! - Output goes into the send queue as if it had been sent, but for its last byte, which is sent for real. That raises
-//!   the send position to what the client may already have acknowledged (an acknowledgement beyond it is dropped, and
-//!   the connection would hang), and draws a selective acknowledgement, by which the kernel sees at once that what it
-//!   never sent is lost. Left to its timer, a rebuilt socket waits 3 s.
-//! - A client whose window is shorter than our output drops that last byte as beyond it. So there is such a byte every
-//!   [`STRIDE_BYTES`]; one that the client takes is enough. A client without SACK needs three acknowledgements to
-//!   tell, so it gets a few bytes one by one.
+//! - Output goes into the send queue as if it had been sent, but for its last bytes, which are sent for real, one by
+//!   one. That raises the send position to what the client may already have acknowledged (an acknowledgement beyond it
+//!   is dropped, and the connection would hang), and draws acknowledgements by which the kernel sees at once that what
+//!   it never sent is lost. Left to its timer, a rebuilt socket waits 3 s.
+//! - A client whose window is shorter than our output drops those bytes as beyond it. So there are such bytes every
+//!   [`STRIDE_BYTES`]; those that the client takes are enough. Only a client that has shut its window waits for a timer,
+//!   the first of which is kept to 1 s.
+//! - The output is queued by `go_live`, not by `build`: with anything in its queue a socket speaks when its timers
+//!   fire, after 1 s, even in repair mode.
 //! - The new timestamp is an hour ahead. One behind the old host's would make the client drop everything; one a little
 //!   ahead would let the kernel take the echo of the old for a round trip of the length of the outage. Beyond 36
 //!   minutes it doesn't believe the echo (tcp_rtt_tsopt_us), and up to 24 days the client believes the new one (RFC
@@ -137,7 +139,6 @@ const TCP_REPAIR_ON: i32 = 1;
 const TCP_REPAIR_OFF: i32 = 0;
 /// Off without a window probe.
 const TCP_REPAIR_OFF_NO_WP: i32 = -1;
-const TCP_NO_QUEUE: i32 = 0;
 const TCP_RECV_QUEUE: i32 = 1;
 const TCP_SEND_QUEUE: i32 = 2;
 /// `<linux/tcp.h>`; libc has the option's name only.
@@ -147,6 +148,8 @@ const TCPOPT_SACK_PERM: u32 = 4;
 const TCPOPT_TIMESTAMP: u32 = 8;
 /// `<asm-generic/socket.h>`, since Linux 5.15.
 const SO_BUF_LOCK: i32 = 72;
+/// `<linux/tcp.h>`, since Linux 6.15.
+const TCP_RTO_MAX_MS: i32 = 44;
 /// `<linux/in6.h>`.
 const IPV6_TRANSPARENT: i32 = 75;
 
@@ -157,10 +160,14 @@ const SEND_WINDOW_SPARE_BYTES: usize = 64 << 10;
 /// At least what the lost host may have advertised: what a client sends beyond it is dropped, acknowledgements too.
 const RECEIVE_WINDOW_MAX_BYTES: u32 = 4 << 20;
 /// Smaller than nearly every client's window.
-const STRIDE_BYTES: usize = 32 << 10;
-const FRESH_BYTES_SACK: usize = 1;
+const STRIDE_BYTES: usize = 16 << 10;
+/// With fewer than three the kernel gives the rest some milliseconds in which it may only have been reordered.
+const FRESH_BYTES_SACK: usize = 4;
 /// Receive offload may merge them by two, and three duplicate acknowledgements are wanted.
 const FRESH_BYTES_NO_SACK: usize = 8;
+/// The least the kernel takes, and its own.
+const RTO_MAX_FIRST_MS: i32 = 1000;
+const RTO_MAX_MS: i32 = 120_000;
 /// The kernel's send buffer takes this much output without being asked.
 const SEND_BUFFER_FREE_BYTES: usize = 4 << 10;
 /// After an orderly end no FIN is left to wait for.
@@ -219,14 +226,6 @@ pub fn build<'a>(spec: &RestoreSpec<'a>) -> Result<InRepair<'a>, RestoreError> {
         // The size stays; the kernel may tune it again.
         sys::set_option(fd, libc::SOL_SOCKET, SO_BUF_LOCK, 0).map_err(failed("SO_BUF_LOCK"))?;
     }
-    if has_placeholder {
-        queue_sent(&socket, Pieces(&[0], &[])).map_err(failed("the placeholder"))?;
-    }
-    let fresh = if has_sack(birth) { FRESH_BYTES_SACK } else { FRESH_BYTES_NO_SACK };
-    let (silent, rest) = output.split_at(silent_bytes(length, fresh));
-    queue_sent(&socket, silent).map_err(failed("queueing output"))?;
-    tcp(libc::TCP_REPAIR_QUEUE, TCP_NO_QUEUE).map_err(failed("TCP_REPAIR_QUEUE"))?;
-
     let window = Window {
         snd_wl1: rcv_nxt.wrapping_sub(1),
         snd_wnd: (length + SEND_WINDOW_SPARE_BYTES) as u32,
@@ -238,48 +237,50 @@ pub fn build<'a>(spec: &RestoreSpec<'a>) -> Result<InRepair<'a>, RestoreError> {
         tcp(libc::TCP_LINGER2, LINGER_IN_FIN_WAIT2_S).map_err(failed("TCP_LINGER2"))?;
     }
 
-    Ok(InRepair {
-        rest,
-        written: spec.acked + silent.len() as u64,
-        fresh,
-        fin_sent: spec.fin_sent,
-        established: spec.established,
-        client,
-        local,
-        socket,
-    })
+    let fresh = if has_sack(birth) { FRESH_BYTES_SACK } else { FRESH_BYTES_NO_SACK };
+    let (fin_sent, established) = (spec.fin_sent, spec.established);
+    Ok(InRepair { rest: output, written: spec.acked, fresh, fin_sent, established, client, local, socket })
 }
 
 impl InRepair<'_> {
     /// The socket speaks from here on: only with the gate open and the right to send.
     pub fn go_live(self) -> Result<Restored, RestoreError> {
         let Self { socket, mut rest, mut written, fresh, fin_sent, established, client, local } = self;
-        let repair = |value| sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_REPAIR, value);
-        // A client still in SYN_SENT would not understand a probe, and where output follows it tells no more.
-        let probe = established && rest.len() == 0;
-        repair(if probe { TCP_REPAIR_OFF } else { TCP_REPAIR_OFF_NO_WP })
-            .map_err(|source| RestoreError::System { client, local, step: "leaving TCP_REPAIR", source })?;
-        // The socket is live: what fails now is the connection's own end, and who reads the socket learns of it.
-        while rest.len() > 0 {
-            let (sent, result) = send_fresh(&socket, rest.split_at(fresh).0);
-            rest = rest.split_at(sent).1;
-            written += sent as u64;
-            if result.is_err() || rest.len() == 0 {
-                break;
-            }
+        let failed = |step| move |source| RestoreError::System { client, local, step, source };
+        let tcp = |name, value: i32| sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, name, value);
+        if !established {
+            queue_sent(&socket, Pieces(&[0], &[])).map_err(failed("the placeholder"))?;
+        }
+        let has_output = rest.len() > 0;
+        if has_output {
+            // Kernels before 6.15 don't know it: three seconds then.
+            let _ = tcp(TCP_RTO_MAX_MS, RTO_MAX_FIRST_MS);
+        }
+        loop {
             let (silent, after) = rest.split_at(silent_bytes(rest.len(), fresh));
-            let queued = repair(TCP_REPAIR_ON).and_then(|()| {
-                sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)?;
-                queue_sent(&socket, silent)
-            });
-            // It was granted a moment ago.
-            repair(TCP_REPAIR_OFF_NO_WP)
-                .map_err(|source| RestoreError::System { client, local, step: "leaving TCP_REPAIR", source })?;
+            let queued = queue_sent(&socket, silent);
+            // A client still in SYN_SENT would not understand a probe, and where output follows it tells no more.
+            let probe = established && !has_output;
+            tcp(libc::TCP_REPAIR, if probe { TCP_REPAIR_OFF } else { TCP_REPAIR_OFF_NO_WP })
+                .map_err(failed("leaving TCP_REPAIR"))?;
+            // The socket is live: what fails from here on is the connection's own end, and who reads it learns of it.
             if queued.is_err() {
                 break;
             }
-            rest = after;
             written += silent.len() as u64;
+            let (sent, result) = send_fresh(&socket, after.split_at(fresh).0);
+            rest = after.split_at(sent).1;
+            written += sent as u64;
+            if result.is_err()
+                || rest.len() == 0
+                || tcp(libc::TCP_REPAIR, TCP_REPAIR_ON).is_err()
+                || tcp(libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE).is_err()
+            {
+                break;
+            }
+        }
+        if has_output {
+            let _ = tcp(TCP_RTO_MAX_MS, RTO_MAX_MS);
         }
         let fin_sent = fin_sent && rest.len() == 0 && socket.shutdown(Shutdown::Write).is_ok();
         // Leaving repair took it away, and a listener could not be bound again beside this socket.

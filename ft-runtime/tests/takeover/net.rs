@@ -17,6 +17,8 @@ impl Ns {
             OwnedFd::from(File::open("/proc/thread-self/ns/net").unwrap())
         });
         let ns = Self(made.join().unwrap());
+        // A fresh host's link-local address would be unusable for a second or two.
+        ns.sysctl("ipv6/conf/default/accept_dad", "0");
         ns.ip("link set lo up");
         ns
     }
@@ -114,6 +116,10 @@ impl Net {
             ns.sysctl("ipv4/tcp_ecn", "0");
         }
         net.beta.sysctl("ipv4/conf/all/arp_ignore", "1");
+        // Many connections go live while their one next hop is still asked for: none of their packets may be dropped.
+        for family in ["ipv4", "ipv6"] {
+            net.beta.sysctl(&format!("{family}/neigh/eth0/unres_qlen_bytes"), "16777216");
+        }
         net.alpha.ip(AT_ALPHA);
         net.beta.ip(AT_BETA);
         net
@@ -126,6 +132,10 @@ impl Net {
 
     /// What alpha sends to the client reaches nobody; what the client sends arrives.
     pub fn deafen_client_to_alpha(&self, family: Family) {
-        self.alpha.ip(&format!("neighbour replace {} dev eth0 lladdr 02:00:00:00:00:99 nud permanent", family.client()));
+        let alpha = self.alpha.ip_show("-br link show eth0");
+        let mac = alpha.split_whitespace().nth(2).unwrap();
+        self.client.ip(&format!("neighbour replace {} dev eth0 lladdr {mac} nud reachable\n", family.service()));
+        let nobody = "lladdr 02:00:00:00:00:99 nud permanent";
+        self.alpha.ip(&format!("neighbour replace {} dev eth0 {nobody}\n", family.client()));
     }
 }
