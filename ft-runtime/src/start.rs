@@ -43,6 +43,8 @@ pub enum Error {
     #[error(transparent)]
     Gate(#[from] crate::gate::error::GateError),
     #[error(transparent)]
+    Hello(#[from] crate::link::hello::HelloError),
+    #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
     #[error(transparent)]
     Rig(#[from] crate::rig::RigError),

@@ -39,6 +39,8 @@ pub(crate) struct Primary {
     interrupted_at: Option<Instant>,
     ending: Option<Ending>,
     log_deadline: Option<Instant>,
+    /// The backup is too far behind: nothing more is read from clients.
+    pub paused: bool,
 }
 
 /// Appends and pushes in one step.
@@ -58,6 +60,7 @@ struct ServiceInbox<'a> {
     log: &'a mut dyn Log,
     core: &'a mut Core,
     entries: &'a mut u64,
+    paused: bool,
 }
 
 impl Inbox for ServiceInbox<'_> {
@@ -66,7 +69,7 @@ impl Inbox for ServiceInbox<'_> {
     }
 
     fn has_room(&self) -> bool {
-        self.core.get(SERVICE).is_some_and(|d| d.backlog_bytes() < BACKLOG_BYTES_MAX && d.exit.is_none() && !d.gone)
+        !self.paused && self.core.get(SERVICE).is_some_and(|d| d.backlog_bytes() < BACKLOG_BYTES_MAX && d.exit.is_none() && !d.gone)
     }
 }
 
@@ -85,6 +88,7 @@ impl Primary {
             interrupted_at: None,
             ending: None,
             log_deadline: None,
+            paused: false,
         }
     }
 
@@ -321,7 +325,7 @@ impl Part for Primary {
 
     fn turn(&mut self, core: &mut Core, now: Instant) -> Result<bool, EngineError> {
         let committed = self.log.committed();
-        let mut inbox = ServiceInbox { log: &mut *self.log, core, entries: &mut self.entries };
+        let mut inbox = ServiceInbox { log: &mut *self.log, core, entries: &mut self.entries, paused: self.paused };
         let more = self.front.turn(&mut inbox, committed, now)?;
         self.log_deadline = self.log.turn(now)?;
         Ok(more)

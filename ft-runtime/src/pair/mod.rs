@@ -70,6 +70,7 @@ enum Stand {
 pub struct Settings {
     pub silence: Duration,
     pub lag_bytes_max: usize,
+    pub lag_max: Duration,
 }
 
 /// What the last entries said of the domain's clock, and when they came.
@@ -278,6 +279,15 @@ impl Pair {
             return Err(wrong("there is no such domain".into()));
         }
         Ok(())
+    }
+
+    /// A slow backup slows the primary first, before anything grows without bound.
+    fn is_backup_behind(&mut self, now: Instant) -> bool {
+        let mut out = self.out.borrow_mut();
+        let queued = out.link.as_ref().map_or(0, Link::queued_bytes);
+        let late = out.rule == Rule::Backup
+            && out.lag_since().is_some_and(|at| now.saturating_duration_since(at) > self.settings.lag_max);
+        queued > self.settings.lag_bytes_max || late
     }
 
     fn send_acks(&mut self) {
@@ -507,6 +517,10 @@ impl Part for Pair {
         self.receive(now)?;
         if !self.leads() {
             self.send_acks();
+        }
+        let behind = self.is_backup_behind(now);
+        if let Role::Leading(p) = self.role() {
+            p.paused = behind;
         }
         let mut more = self.role().part().turn(core, now)?;
         more |= self.lead(now)?;

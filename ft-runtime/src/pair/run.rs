@@ -7,6 +7,7 @@ use super::{Pair, Settings};
 use crate::config::{ArbiterConfig, Config, Start};
 use crate::engine::Engine;
 use crate::guest::{ShimImage, launch};
+use crate::link::hello::{Hello, HelloReader, Subject, differences};
 use crate::link::{Keys, Link, Listener, PrivateKey, PublicKey};
 use crate::logfile::{OsText, hex};
 use crate::start::{Error, Surroundings, exit_code_of, io_error, prepare_process, setup};
@@ -206,6 +207,43 @@ fn hear(link: &mut Link, wanted: u8, signals: &OwnedFd) -> Result<Vec<u8>, Error
     }
 }
 
+/// What both hosts must have in common, compared before anything is started. Both compare, both refuse.
+fn agree(link: &mut Link, c: &Config, s: &Surroundings, signals: &OwnedFd) -> Result<(), Error> {
+    let both = format!("{:?}", (&c.service, c.limits.silence_ms_max));
+    let subject = Subject {
+        program: &s.program,
+        argv: &s.argv,
+        env: &s.env,
+        cwd: &s.cwd,
+        umask: s.umask,
+        state_dirs: &c.service.state_dirs,
+        service: None,
+        config: both.as_bytes(),
+    };
+    let ours = Hello::here(&subject, &mut |_| ControlFlow::Continue(()))?;
+    for frame in ours.to_frames() {
+        link.send(kind::HELLO, &[], &frame);
+    }
+    link.flush()?;
+    let mut reader = HelloReader::default();
+    let theirs = loop {
+        if let Some(h) = reader.push(&hear(link, kind::HELLO, signals)?)? {
+            break h;
+        }
+    };
+    let found = differences(&ours, &theirs);
+    if found.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = found.iter().map(ToString::to_string).collect();
+    let text = format!("the hosts can't run in lockstep:\n  {}", list.join("\n  "));
+    link.send(kind::BYE, &[], text.as_bytes());
+    link.flush()?;
+    // So that the other host reads ours before the link is gone, if it hasn't found the same itself.
+    link.close()?;
+    Err(Error::Refused(text))
+}
+
 /// The exit status.
 pub fn run(c: &Config) -> Result<i32, Error> {
     if c.arbiter != ArbiterConfig::None {
@@ -225,8 +263,9 @@ pub fn run(c: &Config) -> Result<i32, Error> {
     let mut link = meet(c, &keys, &signals)?;
     board.event(&format!("linked with {}", c.peer.name));
     let leads = c.host.start == Start::Primary;
+    let s = surroundings(c)?;
+    agree(&mut link, c, &s, &signals)?;
     let (s, term) = if leads {
-        let s = surroundings(c)?;
         let term = Term(1);
         say(&mut link, kind::START, &StartMessage::new(&s, term))?;
         hear(&mut link, kind::READY, &signals)?;
@@ -251,7 +290,11 @@ pub fn run(c: &Config) -> Result<i32, Error> {
     if let Some(w) = &world {
         w.enter().map_err(io_error("entering the service's network namespace"))?;
     }
-    let settings = Settings { silence: c.limits.silence(), lag_bytes_max: c.limits.lag_bytes_max as usize };
+    let settings = Settings {
+        silence: c.limits.silence(),
+        lag_bytes_max: c.limits.lag_bytes_max as usize,
+        lag_max: Duration::from_millis(c.limits.lag_ms_max),
+    };
     let engine = Engine::of_pair(setup(guest, signals, None)?, |epoll| {
         Pair::new(epoll, link, leads, term, settings, board, world)
     })?;
