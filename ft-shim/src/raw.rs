@@ -35,6 +35,7 @@ pub const ELOOP: i64 = 40;
 pub const ENOTSOCK: i64 = 88;
 pub const EDESTADDRREQ: i64 = 89;
 pub const EMSGSIZE: i64 = 90;
+pub const EPROTOTYPE: i64 = 91;
 pub const ENOPROTOOPT: i64 = 92;
 pub const EPROTONOSUPPORT: i64 = 93;
 pub const ESOCKTNOSUPPORT: i64 = 94;
@@ -49,6 +50,7 @@ pub const ENOTCONN: i64 = 107;
 pub const ETIMEDOUT: i64 = 110;
 pub const ECONNREFUSED: i64 = 111;
 pub const EALREADY: i64 = 114;
+pub const EINPROGRESS: i64 = 115;
 
 pub mod nr {
     //! Numbers of the calls that the shim itself makes.

@@ -36,7 +36,8 @@ static int before(const char *self) {
     CHECK_EQ(fflush(stdout), 0);
     CHECK_ERR(execl("/does/not/exist", "x", NULL), ENOENT);
     CHECK_ERR(execl("/dev/null", "x", NULL), EACCES);
-    char *const argv[] = {"exec_self", "after", pid, pipe_fd, event_fd, closed_fd, NULL}, *const envp[] = {"ONLY=this", NULL};
+    char *const argv[] = {"exec_self", "after", pid, pipe_fd, event_fd, closed_fd, NULL};
+    char *const envp[] = {"ONLY=this", NULL};
     CHECK_EQ(execve(self, argv, envp), 0);
     return 1;
 }

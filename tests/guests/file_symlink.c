@@ -1,5 +1,5 @@
-// file_symlink: symbolic links are read, followed, not followed (O_NOFOLLOW, lstat), and end in ELOOP when they run in a
-// circle; realpath resolves them.
+// file_symlink: symbolic links are read, followed, not followed (O_NOFOLLOW, lstat), and end in ELOOP when they run in
+// a circle; realpath resolves them. Releases are switched by such links, and configurations read through them.
 #include "guest_dir.h"
 
 int main(void) {

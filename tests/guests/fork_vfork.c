@@ -1,5 +1,5 @@
-// fork_vfork: a vfork child runs on its parent's memory while the parent stands still, until it exits or execs; a failed
-// exec is thus seen by the parent. posix_spawn reports its errors this way: vfork run as fork breaks them.
+// fork_vfork: a vfork child runs on its parent's memory while the parent stands still, until it exits or execs; a
+// failed exec is thus seen by the parent. posix_spawn reports its errors this way: vfork run as fork breaks them.
 #include "check.h"
 #include <spawn.h>
 #include <sys/wait.h>

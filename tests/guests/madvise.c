@@ -16,7 +16,8 @@ int main(void) {
     }
     puts("DONTNEED: zeroes");
 
-    static const int harmless[] = {MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTDUMP, MADV_DODUMP};
+    static const int harmless[] = {MADV_NORMAL,   MADV_RANDOM,   MADV_SEQUENTIAL,
+                                   MADV_WILLNEED, MADV_DONTDUMP, MADV_DODUMP};
     memset(p, 'z', PAGES * PAGE);
     for (size_t i = 0; i < sizeof harmless / sizeof *harmless; i++)
         CHECK_EQ(madvise(p, PAGES * PAGE, harmless[i]), 0);

@@ -16,7 +16,8 @@ int main(void) {
     guest_dir_enter();
     CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
     CHECK_EQ(pipe(pipe_fds), 0);
-    struct pollfd p[4] = {{fds[0], POLLIN, 99}, {fds[1], POLLIN | POLLOUT, 99}, {pipe_fds[0], POLLIN, 99}, {-1, POLLIN, 99}};
+    struct pollfd p[4] = {
+        {fds[0], POLLIN, 99}, {fds[1], POLLIN | POLLOUT, 99}, {pipe_fds[0], POLLIN, 99}, {-1, POLLIN, 99}};
 
     CHECK_EQ(poll(p, 4, 0), 1);
     CHECK(p[0].revents == 0 && p[1].revents == POLLOUT && p[2].revents == 0 && p[3].revents == 0);

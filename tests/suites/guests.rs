@@ -20,9 +20,8 @@ const NEEDS_ONE_DOMAIN_FOR_ALL_PROCESSES: [&str; 9] = [
     "net/tcp_prefork",
 ];
 const NEEDS_EXEC: [&str; 3] = ["exec_self", "fork_exec", "fork_vfork"];
-const NEEDS_OUTBOUND_CONNECTIONS: [&str; 2] = ["net/tcp_dial_out", "tcp_loopback"];
+const NEEDS_OUTBOUND_CONNECTIONS: [&str; 1] = ["net/tcp_dial_out"];
 const NEEDS_DATAGRAMS: [&str; 1] = ["net/udp_echo"];
-const NEEDS_UNIX_SOCKETS: [&str; 1] = ["unix_listen"];
 
 fn left_out() -> impl Iterator<Item = &'static str> {
     [
@@ -31,7 +30,6 @@ fn left_out() -> impl Iterator<Item = &'static str> {
         &NEEDS_EXEC,
         &NEEDS_OUTBOUND_CONNECTIONS,
         &NEEDS_DATAGRAMS,
-        &NEEDS_UNIX_SOCKETS,
     ]
     .into_iter()
     .flatten()

@@ -20,7 +20,7 @@ pub fn run(s: &mut Session) -> Outcome {
             push(&mut c, &mut s.rng);
         }
         let first = s.exchange(&mut c)?.swap_remove(0);
-        let steady = before % 2 == 0 && s.epoch() == before;
+        let steady = before.is_multiple_of(2) && s.epoch() == before;
         counter = match (first, counter) {
             (Reply::Int(now), Some((epoch, last))) if steady && epoch == before && now != last + 1 => {
                 return Err(format!("{own} went from {last} to {now} by one INCR"));

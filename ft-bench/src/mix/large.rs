@@ -28,7 +28,7 @@ pub fn run(s: &mut Session) -> Outcome {
         };
         match got {
             Reply::Bulk(b) if b == value => {}
-            Reply::Nil | Reply::Error(_) if before % 2 == 1 || s.epoch() != before => {}
+            Reply::Nil | Reply::Error(_) if !before.is_multiple_of(2) || s.epoch() != before => {}
             Reply::Bulk(b) => return Err(format!("{key}: {} bytes came back, not the {} written", b.len(), value.len())),
             other => return Err(format!("{key}: {} bytes were written, {other:?} came back", value.len())),
         }

@@ -25,18 +25,30 @@ use std::time::{Duration, Instant};
 
 type Outcome = Result<(), String>;
 
-/// Name, number of threads, what one does until the end.
-const CLIENTS: [(&str, u32, fn(&mut Session) -> Outcome); 10] = [
-    ("data", 3, data::run),
-    ("transactions", 2, transactions::run),
-    ("scripts", 1, scripts::run),
-    ("waiters", 4, blocking::wait),
-    ("feeder", 1, blocking::feed),
-    ("subscribers", 3, pubsub::subscribe),
-    ("publisher", 1, pubsub::publish),
-    ("large", 2, large::run),
-    ("churn", 2, churn::run),
-    ("admin", 1, admin::run),
+/// A kind of client.
+struct Kind {
+    name: &'static str,
+    /// Clients of the kind.
+    threads: u32,
+    /// What one does until the end.
+    run: fn(&mut Session) -> Outcome,
+}
+
+const fn kind(name: &'static str, threads: u32, run: fn(&mut Session) -> Outcome) -> Kind {
+    Kind { name, threads, run }
+}
+
+const KINDS: [Kind; 10] = [
+    kind("data", 3, data::run),
+    kind("transactions", 2, transactions::run),
+    kind("scripts", 1, scripts::run),
+    kind("waiters", 4, blocking::wait),
+    kind("feeder", 1, blocking::feed),
+    kind("subscribers", 3, pubsub::subscribe),
+    kind("publisher", 1, pubsub::publish),
+    kind("large", 2, large::run),
+    kind("churn", 2, churn::run),
+    kind("admin", 1, admin::run),
 ];
 
 /// Errors that a mixed load draws by its nature.
@@ -68,7 +80,7 @@ const EXPECTED: [&str; 24] = [
 ];
 
 pub fn names() -> Vec<&'static str> {
-    CLIENTS.iter().map(|c| c.0).collect()
+    KINDS.iter().map(|k| k.name).collect()
 }
 
 /// What all clients share.
@@ -123,14 +135,14 @@ impl Load {
             failed: AtomicBool::new(false),
         });
         let mut threads = Vec::new();
-        for (kind, (name, n, run)) in CLIENTS.into_iter().enumerate() {
+        for (number, Kind { name, threads: n, run }) in KINDS.into_iter().enumerate() {
             if !only.is_empty() && !only.iter().any(|o| o == name) {
                 continue;
             }
             for k in 0..n {
                 let shared = shared.clone();
                 let thread = std::thread::Builder::new().name(format!("{name}-{k}"));
-                let body = move || Session::new(shared, name, kind as u32, k).live(run);
+                let body = move || Session::new(shared, name, number as u32, k).live(run);
                 threads.push((name, thread.spawn(body).map_err(|e| format!("a client's thread: {e}"))?));
             }
         }
@@ -275,7 +287,7 @@ impl Session {
 
 fn printable(args: &[crate::resp::Arg]) -> String {
     let part = |a: &crate::resp::Arg| {
-        let b = a.as_ref().as_ref();
+        let b = a.as_ref();
         String::from_utf8_lossy(&b[..b.len().min(60)]).into_owned()
     };
     args.iter().take(6).map(part).collect::<Vec<_>>().join(" ")

@@ -308,12 +308,12 @@ fn wait(k: &mut Kernel, epfd: u64, events: u64, max: u64, timeout: Option<u64>) 
     }
     let got = k.epoll_collect(epd, max as usize);
     if !got.is_empty() {
-        for (i, (ready, data)) in got.iter().enumerate() {
-            let mut b = [0u8; 12];
-            b[..4].copy_from_slice(&ready.to_le_bytes());
-            b[4..].copy_from_slice(&data.to_le_bytes());
-            user::copy_out(events + i as u64 * 12, &b)?;
+        let mut b = Vec::with_capacity(got.len() * 12);
+        for (ready, data) in &got {
+            b.extend_from_slice(&ready.to_le_bytes());
+            b.extend_from_slice(&data.to_le_bytes());
         }
+        user::copy_out(events, &b)?;
         return done(got.len() as i64);
     }
     wait_or_time_out(k, timeout)

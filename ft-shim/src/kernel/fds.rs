@@ -187,7 +187,7 @@ impl Kernel {
 }
 
 /// A real descriptor that means nothing, under the lowest free number.
-fn placeholder(cloexec: bool) -> Result<i32, i64> {
+pub fn placeholder(cloexec: bool) -> Result<i32, i64> {
     // SAFETY: makes a descriptor.
     let r = unsafe { raw!(nr::EVENTFD2, 0, if cloexec { O_CLOEXEC } else { 0 }) };
     if r < 0 { Err(-r) } else { Ok(r as i32) }

@@ -10,6 +10,7 @@ pub mod eventfd;
 pub mod fds;
 pub mod files;
 pub mod futex;
+pub mod inner;
 pub mod locks;
 pub mod memory;
 pub mod mute;

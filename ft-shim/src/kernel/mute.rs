@@ -1,7 +1,9 @@
-//! Sockets that lead nowhere: datagrams and AF_UNIX. They can be made, set, asked and closed, so that a program which
-//! only tries goes on; what would reach somebody outside is refused by name.
+//! Sockets that lead nowhere yet: datagrams, and Unix sockets that are not connected within the domain. They can be
+//! made, set, asked and closed, so that a program which only tries goes on; what would reach somebody outside is
+//! refused by name.
 
 use super::fds::{O_CLOEXEC, O_NONBLOCK};
+use super::pipe::PairKind;
 use super::{Kernel, epoll};
 use crate::raw::*;
 use crate::user;
@@ -44,17 +46,21 @@ impl Kind {
         }
     }
 
-    fn is_unix(self) -> bool {
+    /// What it is when it is connected.
+    pub fn pair_kind(self) -> Option<PairKind> {
+        match self.kind {
+            STREAM => Some(PairKind::Stream),
+            SEQPACKET => Some(PairKind::Seqpacket),
+            _ => None,
+        }
+    }
+
+    pub fn is_unix(self) -> bool {
         self.family == AF_UNIX
     }
 
-    fn connects(self) -> bool {
+    pub fn connects(self) -> bool {
         self.kind != DGRAM
-    }
-
-    /// SO_PROTOCOL.
-    pub fn protocol(self) -> i32 {
-        if self.is_unix() { 0 } else { 17 }
     }
 
     pub fn mask(self) -> u32 {
@@ -62,7 +68,7 @@ impl Kind {
     }
 
     pub fn listen(self) -> i64 {
-        if self.connects() { EINVAL } else { EOPNOTSUPP } // not bound, and can't be
+        if self.connects() { EINVAL } else { EOPNOTSUPP } // not bound
     }
 
     /// `Ok`: nothing, now or ever.
@@ -84,17 +90,13 @@ pub fn bind(k: &mut Kernel, s: Kind) -> i64 {
     EADDRNOTAVAIL
 }
 
-/// `Ok`: an association was dissolved that never was.
-pub fn connect(k: &mut Kernel, s: Kind, address: u64, len: u64) -> Result<(), i64> {
+/// Of a datagram socket. `Ok`: an association was dissolved that never was.
+pub fn connect(k: &mut Kernel, address: u64, len: u64) -> Result<(), i64> {
     const AF_UNSPEC: u16 = 0;
     if (len as u32) < 2 {
         return Err(EINVAL);
     }
-    let family = user::read::<u16>(address)?;
-    if s.is_unix() {
-        return Err(reach_path(k, address, len));
-    }
-    if family == AF_UNSPEC {
+    if user::read::<u16>(address)? == AF_UNSPEC {
         return Ok(());
     }
     k.refuse("connect of a UDP socket", "datagrams are not yet replicated");
@@ -105,7 +107,10 @@ pub fn connect(k: &mut Kernel, s: Kind, address: u64, len: u64) -> Result<(), i6
 pub fn send(k: &mut Kernel, s: Kind, address: u64, len: u64) -> i64 {
     match (s.is_unix(), address != 0) {
         (true, true) if s.connects() => EOPNOTSUPP,
-        (true, true) => reach_path(k, address, len),
+        (true, true) => match super::inner::unix_name(address, len) {
+            Ok(name) => reach_path(k, &name),
+            Err(e) => e,
+        },
         (true, false) => ENOTCONN,
         (false, true) => {
             k.refuse("sending a datagram", "datagrams are not yet replicated");
@@ -115,30 +120,16 @@ pub fn send(k: &mut Kernel, s: Kind, address: u64, len: u64) -> i64 {
     }
 }
 
-/// Why the socket at an AF_UNIX address can't be reached: it is not there, or it is refused. Whether it is there is
-/// the host's, so it is recorded.
-fn reach_path(k: &mut Kernel, address: u64, len: u64) -> i64 {
-    const ADDRESS_BYTES_MAX: u64 = 110;
+/// Why the socket of that name, which is not the domain's, can't be reached: it is not there, or it is refused. Whether
+/// it is there is the host's, so it is recorded.
+pub fn reach_path(k: &mut Kernel, name: &[u8]) -> i64 {
     const CONNECT: u16 = 42;
-    const NEWFSTATAT: usize = nr::NEWFSTATAT;
-    let len = len as u32 as u64;
-    if !(3..=ADDRESS_BYTES_MAX).contains(&len) {
-        return EINVAL;
-    }
-    let mut b = [0u8; ADDRESS_BYTES_MAX as usize + 1];
-    if let Err(e) = user::copy_in(&mut b[..len as usize], address) {
-        return e;
-    }
-    if u16::from_le_bytes([b[0], b[1]]) != AF_UNIX {
-        return EINVAL;
-    }
-    let abstract_name = b[2] == 0;
-    if !abstract_name {
+    const AT_FDCWD: i32 = -100;
+    if name[0] != 0 {
         let (r, _) = k.recorded_call(CONNECT, |_| {
             let mut stat = [0u64; 18];
-            const AT_FDCWD: i32 = -100;
             // SAFETY: reads a path that ends in 0, fills one stat structure of 144 bytes.
-            let r = unsafe { raw!(NEWFSTATAT, AT_FDCWD, b[2..].as_ptr() as u64, stat.as_mut_ptr() as u64, 0) };
+            let r = unsafe { raw!(nr::NEWFSTATAT, AT_FDCWD, name.as_ptr() as u64, stat.as_mut_ptr() as u64, 0) };
             (r, Vec::new())
         });
         if r < 0 {

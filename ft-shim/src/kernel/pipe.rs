@@ -124,6 +124,24 @@ impl Pipes {
         self.slab.at(p)
     }
 
+    /// Two ends that are connected with each other.
+    pub fn create_pair(&mut self, kind: PairKind) -> (Pair, Pair) {
+        let packets = kind != PairKind::Stream;
+        let (one, two) = (self.create(packets), self.create(packets));
+        for p in [one, two] {
+            let p = self.slab.at_mut(p);
+            (p.readers, p.writers) = (1, 1);
+        }
+        let end = |rx, tx| Pair { rx, tx, kind, read_timeout_ns: 0, write_timeout_ns: 0, rx_shut: false, tx_shut: false };
+        (end(one, two), end(two, one))
+    }
+
+    /// The end belongs to open description `d` from now on.
+    pub fn attach_pair(&mut self, s: Pair, d: DescId) {
+        self.slab.at_mut(s.rx).read_desc = Some(d);
+        self.slab.at_mut(s.tx).write_desc = Some(d);
+    }
+
     fn by_id(&self, id: PipeId) -> Option<usize> {
         self.slab.iter().find(|(_, p)| p.id == id).map(|(i, _)| i)
     }
@@ -351,7 +369,7 @@ impl Kernel {
     }
 
     pub fn shutdown_pair(&mut self, d: DescId, how: u64) -> Reply {
-        let Object::Pair(s) = &mut self.fds.at_mut(d).object else { return Err(EINVAL) };
+        let Some(s) = self.pair_mut(d) else { return Err(EINVAL) };
         let (read, write) = match how {
             0 => (true, false),
             1 => (false, true),
@@ -522,32 +540,24 @@ pub fn socketpair(k: &mut Kernel, a: &Args) -> Reply {
         SEQPACKET => PairKind::Seqpacket,
         _ => return Err(ESOCKTNOSUPPORT),
     };
-    let packets = kind != PairKind::Stream;
     user::write(a[3], &[0u32, 0])?;
-    let (one, two) = (k.pipes.create(packets), k.pipes.create(packets));
-    let pair = |rx, tx| Pair { rx, tx, kind, read_timeout_ns: 0, write_timeout_ns: 0, rx_shut: false, tx_shut: false };
-    for p in [one, two] {
-        let p = k.pipes.slab.at_mut(p);
-        (p.readers, p.writers) = (1, 1);
-    }
-    let x = k.install_fd(Object::Pair(pair(one, two)), flags | 2);
-    let y = if x.is_ok() { k.install_fd(Object::Pair(pair(two, one)), flags | 2) } else { x };
+    let (near, far) = k.pipes.create_pair(kind);
+    let x = k.install_fd(Object::Pair(near), flags | 2);
+    let y = if x.is_ok() { k.install_fd(Object::Pair(far), flags | 2) } else { x };
     let (x, y) = match (x, y) {
         (Ok(x), Ok(y)) => (x, y),
         (x, y) => {
             match x {
                 Ok(fd) => k.close_fd(fd)?,
-                Err(_) => k.close_pair(pair(one, two)),
+                Err(_) => k.close_pair(near),
             }
-            k.close_pair(pair(two, one));
+            k.close_pair(far);
             return Err(y.err().unwrap_or(EINVAL));
         }
     };
     let (xd, yd) = (k.fds.desc_of(x as u64)?, k.fds.desc_of(y as u64)?);
-    let p = k.pipes.slab.at_mut(one);
-    (p.read_desc, p.write_desc) = (Some(xd), Some(yd));
-    let p = k.pipes.slab.at_mut(two);
-    (p.read_desc, p.write_desc) = (Some(yd), Some(xd));
+    k.pipes.attach_pair(near, xd);
+    k.pipes.attach_pair(far, yd);
     user::write(a[3], &[x as u32, y as u32])?;
     done(0)
 }

@@ -1,9 +1,10 @@
 //! TCP sockets whose real connections the engine owns: bytes come as inputs, go as acts. Sockets of other kinds have
-//! the same options, and lead nowhere ([`super::mute`]).
+//! the same options, and lead within the domain ([`super::inner`]) or nowhere ([`super::mute`]).
 
 use super::epoll;
 use super::fds::{DescId, O_CLOEXEC, O_NONBLOCK, Object};
 use super::threads::Block;
+use super::inner::{self, Connection, Name};
 use super::mute::{self, AF_UNIX, STREAM};
 use super::{Args, Kernel, Outcome, Reply, done};
 use crate::raw::*;
@@ -29,18 +30,40 @@ pub enum State {
     Fresh,
     Listening(Listening),
     Connected(ConnId),
-    Mute(mute::Kind),
+    /// Connected within the domain.
+    Inner(Connection),
+    /// Of another kind than TCP, and not connected.
+    Mute,
 }
 
 pub struct Listening {
-    id: ListenerId,
-    queue: VecDeque<ConnId>,
+    /// As the engine knows it; a Unix socket's it doesn't.
+    id: Option<ListenerId>,
+    pub queue: VecDeque<Waiting>,
+    backlog: usize,
+}
+
+/// A connection that nobody has accepted yet.
+pub enum Waiting {
+    Outer(ConnId),
+    Inner(Connection),
+}
+
+impl Listening {
+    /// As in the kernel: one more than was asked for.
+    pub fn is_full(&self) -> bool {
+        self.queue.len() > self.backlog
+    }
 }
 
 pub struct Socket {
-    family: u16,
-    state: State,
-    bound: Option<SocketAddr>,
+    pub family: u16,
+    /// SO_TYPE.
+    pub kind: u32,
+    pub state: State,
+    pub bound: Option<SocketAddr>,
+    /// Of a bound Unix socket, as in its address.
+    pub name: Vec<u8>,
     options: BTreeMap<(u32, u32), Vec<u8>>,
     /// Inherited by a fork child: the parent owns the connection; here it can only be closed.
     foreign: bool,
@@ -71,6 +94,7 @@ pub struct Net {
     next_port: u16,
     /// Who holds a port, connections left out.
     ports: BTreeMap<u16, Vec<DescId>>,
+    pub names: inner::Names,
     /// Connections that came for a listener that is gone: to be closed once the log says so.
     unwanted: Vec<ConnId>,
 }
@@ -112,16 +136,26 @@ impl Socket {
         self.options.get(&(1, 13)).is_some_and(|v| v.len() >= 8 && v[..4] != [0; 4] && v[4..8] == [0; 4])
     }
 
-    pub fn is_mute(&self) -> bool {
-        matches!(self.state, State::Mute(_))
+    /// What it is, if it is not TCP.
+    fn other_kind(&self) -> Option<mute::Kind> {
+        (self.family == AF_UNIX || self.kind != STREAM).then_some(mute::Kind { family: self.family, kind: self.kind })
     }
 
-    /// Of a socket that is mute.
-    pub fn mute_kind(&self) -> mute::Kind {
-        match self.state {
-            State::Mute(m) => m,
-            _ => unreachable!("a TCP socket isn't mute"),
+    /// What it is, if it is neither TCP nor connected.
+    pub fn mute_kind(&self) -> Option<mute::Kind> {
+        self.other_kind().filter(|_| matches!(self.state, State::Mute))
+    }
+
+    fn protocol(&self) -> i32 {
+        match self.other_kind() {
+            None => 6,
+            Some(k) if k.is_unix() => 0,
+            Some(_) => 17,
         }
+    }
+
+    pub fn v6only(&self) -> bool {
+        self.option(41, 26) != 0
     }
 
     fn unspecified(&self) -> SocketAddr {
@@ -148,7 +182,7 @@ fn timeval(ns: u64) -> Vec<u8> {
 }
 
 /// An address as a socket of `family` shows it.
-fn shown(a: SocketAddr, family: u16) -> SocketAddr {
+pub fn shown(a: SocketAddr, family: u16) -> SocketAddr {
     match (a.ip(), family) {
         (IpAddr::V4(ip), AF_INET6) => SocketAddr::new(IpAddr::V6(ip.to_ipv6_mapped()), a.port()),
         _ => a,
@@ -263,7 +297,7 @@ impl Kernel {
                 };
                 self.net.conns.insert(conn, c);
                 if let Object::Socket(Socket { state: State::Listening(l), .. }) = &mut self.fds.at_mut(d).object {
-                    l.queue.push_back(conn);
+                    l.queue.push_back(Waiting::Outer(conn));
                 }
                 self.notify(d, epoll::IN);
             }
@@ -314,7 +348,8 @@ impl Kernel {
     pub fn socket_mask(&self, s: &Socket) -> u32 {
         match &s.state {
             State::Fresh => epoll::OUT | epoll::HUP,
-            State::Mute(m) => m.mask(),
+            State::Mute => s.mute_kind().map_or(0, mute::Kind::mask),
+            State::Inner(c) => self.pair_mask(c.pair),
             State::Listening(l) => {
                 if l.queue.is_empty() {
                     0
@@ -352,11 +387,10 @@ impl Kernel {
     /// `None`: nothing now. Empty: the end.
     pub fn socket_read(&mut self, d: DescId, max: usize, peek: bool) -> Result<Option<Vec<u8>>, i64> {
         let Object::Socket(s) = &self.fds.at(d).object else { return Err(ENOTSOCK) };
-        let id = match s.state {
-            State::Connected(id) => id,
-            State::Mute(m) => return m.read().map(|()| None),
-            State::Fresh | State::Listening(_) => return Err(ENOTCONN),
-        };
+        if let Some(m) = s.mute_kind() {
+            return m.read().map(|()| None);
+        }
+        let State::Connected(id) = s.state else { return Err(ENOTCONN) };
         if s.foreign {
             self.refuse("read from a socket in a fork child", "the parent owns its connections; a child can only close them");
             return Err(EBADF);
@@ -390,11 +424,10 @@ impl Kernel {
     /// How much of `bytes` was taken; `None`: no space now.
     pub fn socket_write(&mut self, d: DescId, bytes: &[u8]) -> Result<Option<usize>, i64> {
         let Object::Socket(s) = &self.fds.at(d).object else { return Err(ENOTSOCK) };
-        let id = match s.state {
-            State::Connected(id) => id,
-            State::Mute(m) => return Err(mute::send(self, m, 0, 0)),
-            State::Fresh | State::Listening(_) => return Err(EPIPE),
-        };
+        if let Some(m) = s.mute_kind() {
+            return Err(mute::send(self, m, 0, 0));
+        }
+        let State::Connected(id) = s.state else { return Err(EPIPE) };
         if s.foreign {
             self.refuse("write to a socket in a fork child", "the parent owns its connections; a child can only close them");
             return Err(EBADF);
@@ -431,17 +464,29 @@ impl Kernel {
         if let Some(b) = s.bound.filter(|_| !matches!(s.state, State::Connected(_))) {
             self.net.release_port(b.port(), d);
         }
+        if !s.name.is_empty() && matches!(s.state, State::Mute | State::Listening(_)) {
+            self.net.names.forget(d);
+        }
         if s.foreign {
             return;
         }
         match s.state {
-            State::Fresh | State::Mute(_) => {}
+            State::Fresh | State::Mute => {}
+            State::Inner(c) => self.close_pair(c.pair),
             State::Listening(l) => {
-                self.net.listeners.remove(&l.id);
-                self.act(&Act::Unlisten { listener: l.id });
-                for conn in l.queue {
-                    self.net.conns.remove(&conn);
-                    self.act(&Act::Close { conn, reset: true });
+                if let Some(id) = l.id {
+                    self.net.listeners.remove(&id);
+                    self.act(&Act::Unlisten { listener: id });
+                }
+                self.changed = true; // who waits to connect will not
+                for waiting in l.queue {
+                    match waiting {
+                        Waiting::Inner(c) => self.close_pair(c.pair),
+                        Waiting::Outer(conn) => {
+                            self.net.conns.remove(&conn);
+                            self.act(&Act::Close { conn, reset: true });
+                        }
+                    }
                 }
             }
             State::Connected(conn) => {
@@ -455,9 +500,10 @@ impl Kernel {
     }
 
     pub fn socket_readable_bytes(&self, s: &Socket) -> Result<usize, i64> {
-        match s.state {
-            State::Connected(id) => Ok(self.conn(id).rx.len()),
-            State::Fresh | State::Mute(_) => Ok(0),
+        match &s.state {
+            State::Connected(id) => Ok(self.conn(*id).rx.len()),
+            State::Inner(c) => Ok(self.pipes.at(c.pair.rx).len()),
+            State::Fresh | State::Mute => Ok(0),
             State::Listening(_) => Err(EINVAL),
         }
     }
@@ -467,7 +513,7 @@ impl Kernel {
         let fds: Vec<DescId> = self.open_fds().map(|(_, d)| d).collect();
         for d in fds {
             if let Object::Socket(s) = &mut self.fds.at_mut(d).object {
-                s.foreign = true;
+                s.foreign = !matches!(s.state, State::Inner(_) | State::Mute);
             }
         }
         for c in self.net.conns.values_mut() {
@@ -477,7 +523,12 @@ impl Kernel {
 }
 
 impl Net {
-    fn hold_port(&mut self, port: u16, d: DescId) {
+    /// Sockets that are bound to a port.
+    pub fn holders(&self, port: u16) -> impl Iterator<Item = DescId> + '_ {
+        self.ports.get(&port).into_iter().flatten().copied()
+    }
+
+    pub fn hold_port(&mut self, port: u16, d: DescId) {
         self.ports.entry(port).or_default().push(d);
     }
 
@@ -491,7 +542,7 @@ impl Net {
     }
 
     /// A port that nobody holds.
-    fn free_port(&mut self) -> Result<u16, i64> {
+    pub fn free_port(&mut self) -> Result<u16, i64> {
         for _ in ANY_PORT_FIRST..=u16::MAX {
             let port = self.next_port.max(ANY_PORT_FIRST);
             self.next_port = port.checked_add(1).unwrap_or(ANY_PORT_FIRST);
@@ -513,23 +564,27 @@ pub fn socket(k: &mut Kernel, a: &Args) -> Reply {
     }
     let family = family as u16;
     const IPPROTO_TCP: u64 = 6;
-    let state = if family != AF_UNIX && kind == STREAM && (a[2] == 0 || a[2] == IPPROTO_TCP) {
-        State::Fresh
+    let (kind, state) = if family != AF_UNIX && kind == STREAM && (a[2] == 0 || a[2] == IPPROTO_TCP) {
+        (STREAM, State::Fresh)
     } else {
         let made = mute::Kind::new(family, kind, a[2]);
         if made.is_err() {
             k.refuse_number("socket type and protocol", u64::from(kind) << 32 | a[2] & 0xffff_ffff);
         }
-        State::Mute(made?)
+        (made?.kind, State::Mute)
     };
-    let s = Socket { family, state, bound: None, options: BTreeMap::new(), foreign: false };
+    let options = BTreeMap::new();
+    let s = Socket { family, kind, state, bound: None, name: Vec::new(), options, foreign: false };
     k.install(Object::Socket(s), flags | 2)
 }
 
 pub fn bind(k: &mut Kernel, a: &Args) -> Reply {
     let (d, s) = k.own_socket(a[0])?;
-    if let State::Mute(m) = s.state {
-        return Err(mute::bind(k, m));
+    if let Some(m) = s.other_kind() {
+        if !s.name.is_empty() || !matches!(s.state, State::Mute) {
+            return Err(EINVAL);
+        }
+        return if m.is_unix() && m.connects() { inner::bind_unix(k, d, a) } else { Err(mute::bind(k, m)) };
     }
     if s.bound.is_some() || !matches!(s.state, State::Fresh) {
         return Err(EINVAL);
@@ -580,7 +635,7 @@ fn conflicts(k: &Kernel, d: DescId, at: SocketAddr) -> bool {
     const SO_REUSEADDR: u32 = 2;
     let reuses = |s: &Socket| s.option(1, SO_REUSEADDR) != 0;
     let reuse = matches!(&k.fds.at(d).object, Object::Socket(s) if reuses(s));
-    k.net.ports.get(&at.port()).into_iter().flatten().any(|&other| {
+    k.net.holders(at.port()).any(|other| {
         let Object::Socket(s) = &k.fds.at(other).object else { return false };
         let Some(b) = s.bound else { return false };
         let overlap = b.is_ipv4() == at.is_ipv4()
@@ -592,13 +647,22 @@ fn conflicts(k: &Kernel, d: DescId, at: SocketAddr) -> bool {
 pub fn listen(k: &mut Kernel, a: &Args) -> Reply {
     let (d, s) = k.own_socket(a[0])?;
     let backlog = (a[1] as i32).clamp(1, BACKLOG_MAX) as u32;
-    match s.state {
+    match &mut s.state {
         State::Fresh => {}
-        State::Listening(_) => return done(0),
-        State::Connected(_) => return Err(EINVAL),
-        State::Mute(m) => return Err(m.listen()),
+        State::Listening(l) => {
+            l.backlog = backlog as usize;
+            return done(0);
+        }
+        State::Connected(_) | State::Inner(_) => return Err(EINVAL),
+        State::Mute => {
+            if s.name.is_empty() {
+                return Err(s.mute_kind().map_or(EINVAL, mute::Kind::listen));
+            }
+            s.state = State::Listening(Listening { id: None, queue: VecDeque::new(), backlog: backlog as usize });
+            return done(0);
+        }
     }
-    let v6only = s.option(41, 26) != 0;
+    let v6only = s.v6only();
     let mut address = s.bound.unwrap_or(s.unspecified());
     if address.port() == 0 {
         address.set_port(k.net.free_port()?);
@@ -609,16 +673,29 @@ pub fn listen(k: &mut Kernel, a: &Args) -> Reply {
     k.net.listeners.insert(id, d);
     let (_, s) = k.own_socket(a[0])?;
     s.bound = Some(address);
-    s.state = State::Listening(Listening { id, queue: VecDeque::new() });
+    s.state = State::Listening(Listening { id: Some(id), queue: VecDeque::new(), backlog: backlog as usize });
     k.act(&Act::Listen { listener: id, address, backlog, v6only });
     done(0)
 }
 
 pub fn connect(k: &mut Kernel, a: &Args) -> Reply {
-    let (_, s) = k.own_socket(a[0])?;
-    if let State::Mute(m) = s.state {
-        mute::connect(k, m, a[1], a[2])?;
+    let (d, s) = k.own_socket(a[0])?;
+    let family = s.family;
+    match &s.state {
+        State::Fresh | State::Mute => {}
+        State::Listening(_) if family == AF_UNIX => return Err(EINVAL),
+        State::Listening(_) | State::Connected(_) | State::Inner(_) => return Err(EISCONN),
+    }
+    if let Some(m) = s.mute_kind() {
+        if m.is_unix() {
+            return inner::connect_unix(k, d, m, a);
+        }
+        mute::connect(k, a[1], a[2])?;
         return done(0);
+    }
+    let to = decode_address(a[1], a[2], family)?;
+    if let Some(reply) = inner::connect_tcp(k, d, to) {
+        return reply;
     }
     k.refuse("connect", "outbound connections are not yet replicated");
     Err(ECONNREFUSED)
@@ -637,12 +714,10 @@ pub fn accept4(k: &mut Kernel, a: &Args) -> Reply {
     let family = s.family;
     let listener_address = s.bound;
     let options = s.options.clone();
-    let l = match &mut s.state {
-        State::Listening(l) => l,
-        State::Mute(m) => return Err(m.listen()),
-        _ => return Err(EINVAL),
-    };
-    let Some(&conn) = l.queue.front() else {
+    let mute = s.mute_kind();
+    let (kind, name) = (s.kind, s.name.clone());
+    let State::Listening(l) = &mut s.state else { return Err(mute.map_or(EINVAL, mute::Kind::listen)) };
+    let Some(waiting) = l.queue.pop_front() else {
         if k.fds.nonblocking(d) {
             return Err(k.nothing_now());
         }
@@ -654,15 +729,36 @@ pub fn accept4(k: &mut Kernel, a: &Args) -> Reply {
         }
         return Ok(Outcome::Block(Block::Object));
     };
-    let s = Socket { family, state: State::Connected(conn), bound: listener_address, options, foreign: false };
-    let fd = k.install_fd(Object::Socket(s), flags | 2)?;
-    let (_, s) = k.own_socket(a[0])?;
-    if let State::Listening(l) = &mut s.state {
-        l.queue.pop_front();
+    let fd = match super::fds::placeholder(flags & O_CLOEXEC != 0) {
+        Ok(fd) => fd,
+        Err(e) => {
+            // It stays the first in the queue.
+            let (_, s) = k.own_socket(a[0])?;
+            if let State::Listening(l) = &mut s.state {
+                l.queue.push_front(waiting);
+            }
+            return Err(e);
+        }
+    };
+    let (state, peer) = match waiting {
+        Waiting::Outer(conn) => (State::Connected(conn), Name::Ip(k.conn(conn).peer)),
+        Waiting::Inner(c) => {
+            k.changed = true; // there is room for one more
+            let peer = c.peer.clone();
+            (State::Inner(c), peer)
+        }
+    };
+    let s = Socket { family, kind, state, bound: listener_address, name, options, foreign: false };
+    let nd = k.adopt(fd, Object::Socket(s), flags | 2);
+    match k.pair_of(nd) {
+        Some(pair) => k.pipes.attach_pair(pair, nd),
+        None => {
+            if let Object::Socket(Socket { state: State::Connected(conn), .. }) = k.fds.at(nd).object {
+                k.conn_mut(conn).desc = Some(nd);
+            }
+        }
     }
-    let nd = k.fds.desc_of(fd as u64)?;
-    k.conn_mut(conn).desc = Some(nd);
-    let peer = encode_address(shown(k.conn(conn).peer, family));
+    let peer = peer.encode(family);
     if let Err(e) = write_address(&peer, a[1], a[2]) {
         k.close_fd(fd)?; // the connection is lost, as in the kernel
         return Err(e);
@@ -672,18 +768,18 @@ pub fn accept4(k: &mut Kernel, a: &Args) -> Reply {
 
 pub fn getsockname(k: &mut Kernel, a: &Args) -> Reply {
     let d = k.fds.desc_of(a[0])?;
-    if matches!(&k.fds.at(d).object, Object::Pair(_))
-        || matches!(&k.fds.at(d).object, Object::Socket(s) if s.family == AF_UNIX)
-    {
+    if matches!(&k.fds.at(d).object, Object::Pair(_)) {
         write_address(&AF_UNIX.to_le_bytes(), a[1], a[2])?;
         return done(0);
     }
     let (_, s) = k.socket_of(a[0])?;
-    let at = match s.state {
-        State::Connected(id) => shown(k.conn(id).local, s.family),
-        _ => s.bound.unwrap_or(s.unspecified()),
+    let at = match &s.state {
+        State::Connected(id) => Name::Ip(k.conn(*id).local),
+        State::Inner(c) => c.local.clone(),
+        _ if s.family == AF_UNIX => Name::Unix(s.name.clone()),
+        _ => Name::Ip(s.bound.unwrap_or(s.unspecified())),
     };
-    write_address(&encode_address(at), a[1], a[2])?;
+    write_address(&at.encode(s.family), a[1], a[2])?;
     done(0)
 }
 
@@ -694,15 +790,18 @@ pub fn getpeername(k: &mut Kernel, a: &Args) -> Reply {
         return done(0);
     }
     let (_, s) = k.socket_of(a[0])?;
-    let State::Connected(id) = s.state else { return Err(ENOTCONN) };
-    let at = shown(k.conn(id).peer, s.family);
-    write_address(&encode_address(at), a[1], a[2])?;
+    let at = match &s.state {
+        State::Connected(id) => Name::Ip(k.conn(*id).peer),
+        State::Inner(c) => c.peer.clone(),
+        _ => return Err(ENOTCONN),
+    };
+    write_address(&at.encode(s.family), a[1], a[2])?;
     done(0)
 }
 
 pub fn shutdown(k: &mut Kernel, a: &Args) -> Reply {
     let d = k.fds.desc_of(a[0])?;
-    if matches!(k.fds.at(d).object, Object::Pair(_)) {
+    if k.pair_of(d).is_some() {
         return k.shutdown_pair(d, a[1]);
     }
     let (_, s) = k.own_socket(a[0])?;
@@ -757,7 +856,7 @@ pub fn setsockopt(k: &mut Kernel, a: &Args) -> Reply {
         (0, 10 | 15 | 24) => true, // MTU_DISCOVER, FREEBIND, BIND_ADDRESS_NO_PORT
         (41, 16 | 23 | 26 | 67) => true, // UNICAST_HOPS, MTU_DISCOVER, V6ONLY, TCLASS
         // What packets bring and where they may go: of no consequence to a socket that gets none. SO_PASSCRED.
-        (0 | 41, _) | (SOL_SOCKET, 16) => s.is_mute(),
+        (0 | 41, _) | (SOL_SOCKET, 16) => s.other_kind().is_some(),
         _ => false,
     };
     if !known {
@@ -802,6 +901,7 @@ pub fn getsockopt(k: &mut Kernel, a: &Args) -> Reply {
             (1, 3) => p.type_number().to_le_bytes().to_vec(),
             (1, 20) => timeval(p.read_timeout_ns),
             (1, 21) => timeval(p.write_timeout_ns),
+            (1, 17) => inner::own_credentials(k),
             (1, 39) => 1i32.to_le_bytes().to_vec(),
             (1, 4 | 30 | 38) => 0i32.to_le_bytes().to_vec(),
             (1, 7 | 8) => 212_992i32.to_le_bytes().to_vec(),
@@ -815,10 +915,12 @@ pub fn getsockopt(k: &mut Kernel, a: &Args) -> Reply {
                 c.reset_told |= e != 0;
                 i32::from(e).to_le_bytes().to_vec()
             }
-            (6, _) if s.is_mute() => return Err(EOPNOTSUPP),
-            (1, 3) => (if let State::Mute(m) = s.state { m.kind } else { STREAM }).to_le_bytes().to_vec(), // SO_TYPE
+            (6, _) if s.other_kind().is_some() => return Err(EOPNOTSUPP),
+            (1, 3) => s.kind.to_le_bytes().to_vec(), // SO_TYPE
             (1, 30) => i32::from(matches!(s.state, State::Listening(_))).to_le_bytes().to_vec(), // SO_ACCEPTCONN
-            (1, 38) => (if let State::Mute(m) = s.state { m.protocol() } else { 6 }).to_le_bytes().to_vec(), // SO_PROTOCOL
+            (1, 38) => s.protocol().to_le_bytes().to_vec(), // SO_PROTOCOL
+            (1, 17) if matches!(s.state, State::Inner(_)) && s.family == AF_UNIX => inner::own_credentials(k), // SO_PEERCRED
+            (1, 17) => inner::no_credentials(),
             (1, 39) => i32::from(s.family).to_le_bytes().to_vec(),        // SO_DOMAIN
             (1, 13) => s.options.get(&(1, 13)).cloned().unwrap_or_else(|| alloc::vec![0; 8]),
             (1, 20 | 21) => s.options.get(&(1, name)).cloned().unwrap_or_else(|| alloc::vec![0; 16]),
@@ -847,7 +949,8 @@ fn tcp_info(k: &Kernel, s: &Socket) -> Vec<u8> {
     const LISTEN: u8 = 10;
     let mut b = alloc::vec![0u8; 232];
     b[0] = match s.state {
-        State::Fresh | State::Mute(_) => CLOSE,
+        State::Fresh | State::Mute => CLOSE,
+        State::Inner(_) => ESTABLISHED,
         State::Listening(_) => LISTEN,
         State::Connected(id) => match k.conn(id) {
             c if c.reset.is_some() => CLOSE,

@@ -68,10 +68,13 @@ impl Kernel {
     }
 
     fn read_some(&mut self, d: DescId, max: usize, how: How) -> Result<Option<Taken>, i64> {
+        if let Some(p) = self.pair_of(d) {
+            return Ok(self.pair_read(p, max, how.peek));
+        }
         let taken = match self.fds.at(d).object {
             Object::Pipe(e) if e.write => return Err(EBADF),
             Object::Pipe(e) => return Ok(self.pipe_read(e.pipe, max, how.peek)),
-            Object::Pair(p) => return Ok(self.pair_read(p, max, how.peek)),
+            Object::Pair(_) => unreachable!("a pair has its queues"),
             Object::Socket(_) => self.socket_read(d, max, how.peek)?,
             Object::EventFd(_) if max < 8 => return Err(EINVAL),
             Object::EventFd(_) => self.eventfd_read(d)?.map(|v| v.to_le_bytes().to_vec()),
@@ -89,8 +92,10 @@ impl Kernel {
         let max = user::total(iov).min(TRANSFER_BYTES_MAX);
         // More may lie ready: a stream gives all that fits.
         let (stream, counts_none) = match self.fds.at(d).object {
-            Object::Socket(_) | Object::Pipe(_) => (true, false),
-            Object::Pair(p) => (!p.packets(), p.packets()),
+            Object::Socket(_) | Object::Pair(_) | Object::Pipe(_) => {
+                let packets = self.pair_of(d).is_some_and(|p| p.packets());
+                (!packets, packets)
+            }
             Object::EventFd(_) | Object::TimerFd(_) | Object::SignalFd(_) => (false, true),
             _ => (false, false),
         };
@@ -138,6 +143,27 @@ impl Kernel {
         if progress > 0 { Ok(false) } else { Err(EAGAIN) }
     }
 
+    /// Moves some or all of `bytes`, which belong to a write of `whole`, to what can be written in parts.
+    fn write_some(&mut self, d: DescId, bytes: &[u8], whole: usize) -> Result<Moved, i64> {
+        if let Some(p) = self.pair_of(d) {
+            return self.pair_write(p, bytes, whole);
+        }
+        match self.fds.at(d).object {
+            Object::Console => {
+                write_console(self, bytes);
+                Ok(Moved::Bytes(bytes.len()))
+            }
+            Object::Pipe(e) => Ok(self.pipe_write(e.pipe, bytes, whole)),
+            Object::Socket(_) => match self.socket_write(d, bytes) {
+                Ok(Some(n)) => Ok(Moved::Bytes(n)),
+                Ok(None) => Ok(Moved::Later),
+                Err(EPIPE) => Ok(Moved::Broken),
+                Err(e) => Err(e),
+            },
+            _ => unreachable!("written by the kernel or as a whole"),
+        }
+    }
+
     fn write_from(&mut self, d: DescId, iov: &[Iovec], how: How) -> Reply {
         let total = user::total(iov).min(TRANSFER_BYTES_MAX);
         match self.fds.at(d).object {
@@ -148,26 +174,17 @@ impl Kernel {
                 return done(self.recorded_write(d, &bytes)? as i64);
             }
             Object::Pipe(e) if !e.write => return Err(EBADF),
-            Object::Pair(p) => self.pair_takes(p, total)?,
             _ => {}
+        }
+        if let Some(p) = self.pair_of(d) {
+            self.pair_takes(p, total)?;
         }
         let mut progress = self.threads.cur().call.progress;
         loop {
             let bytes = user::gather(iov, progress, (total - progress).min(PART_BYTES))?;
-            let moved = match self.fds.at(d).object {
-                Object::Console => {
-                    write_console(self, &bytes);
-                    Moved::Bytes(bytes.len())
-                }
-                Object::Pipe(e) => self.pipe_write(e.pipe, &bytes, total),
-                Object::Pair(p) => self.pair_write(p, &bytes, total)?,
-                Object::Socket(_) => match self.socket_write(d, &bytes) {
-                    Ok(Some(n)) => Moved::Bytes(n),
-                    Ok(None) => Moved::Later,
-                    Err(EPIPE) => Moved::Broken,
-                    Err(e) => return if progress > 0 { done(progress as i64) } else { Err(e) },
-                },
-                _ => unreachable!("files are written by the kernel"),
+            let moved = match self.write_some(d, &bytes, total) {
+                Ok(m) => m,
+                Err(e) => return if progress > 0 { done(progress as i64) } else { Err(e) },
             };
             match moved {
                 Moved::Bytes(n) => {
@@ -381,11 +398,11 @@ pub fn sendto(k: &mut Kernel, a: &Args) -> Reply {
 fn check_target(k: &mut Kernel, d: DescId, address: u64, len: u64) -> Result<(), i64> {
     match &k.fds.at(d).object {
         Object::Pair(_) if address != 0 => Err(raw::EISCONN),
-        Object::Socket(s) if s.is_mute() => {
-            let s = s.mute_kind();
-            Err(mute::send(k, s, address, len))
-        }
-        _ => Ok(()), // TCP has its peer
+        Object::Socket(s) => match s.mute_kind() {
+            Some(kind) => Err(mute::send(k, kind, address, len)),
+            None => Ok(()), // it has its peer
+        },
+        _ => Ok(()),
     }
 }
 
@@ -505,22 +522,7 @@ pub fn sendfile(k: &mut Kernel, a: &Args) -> Reply {
         if n <= 0 {
             return if n < 0 && progress == 0 { Err(-n) } else { done(progress as i64) };
         }
-        let part = &buffer[..n as usize];
-        let moved = match k.fds.at(od).object {
-            Object::Console => {
-                write_console(k, part);
-                Ok(Moved::Bytes(part.len()))
-            }
-            Object::Pipe(e) => Ok(k.pipe_write(e.pipe, part, PART_BYTES)),
-            Object::Pair(p) => k.pair_write(p, part, PART_BYTES),
-            _ => match k.socket_write(od, part) {
-                Ok(Some(n)) => Ok(Moved::Bytes(n)),
-                Ok(None) => Ok(Moved::Later),
-                Err(EPIPE) => Ok(Moved::Broken),
-                Err(e) => Err(e),
-            },
-        };
-        match moved {
+        match k.write_some(od, &buffer[..n as usize], PART_BYTES) {
             Ok(Moved::Bytes(n)) => {
                 progress += n;
                 offset += n as u64;

@@ -1,5 +1,5 @@
-// Shared by the network guests. Each is a server: `program PORT`, listening on 0.0.0.0, speaking a line protocol until a
-// client says "quit"; drive.py has the client's side. Servers print the same whatever the timing of packets.
+// Shared by the network guests. Each is a server: `program PORT`, listening on 0.0.0.0, speaking a line protocol until
+// a client says "quit"; drive.py has the client's side. Servers print the same whatever the timing of packets.
 #ifndef NET_H
 #define NET_H
 #include "check.h"

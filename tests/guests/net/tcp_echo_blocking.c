@@ -1,5 +1,5 @@
-// tcp_echo_blocking: the simplest server: accept, read, write, all blocking, one client at a time; the next one waits in
-// the backlog and finds its bytes kept.
+// tcp_echo_blocking: the simplest server: accept, read, write, all blocking, one client at a time; the next one waits
+// in the backlog and finds its bytes kept.
 #include "net.h"
 
 int main(int argc, char **argv) {

@@ -14,7 +14,8 @@ int main(int argc, char **argv) {
     sigemptyset(&sigchld);
     sigaddset(&sigchld, SIGCHLD);
     CHECK_EQ(sigprocmask(SIG_BLOCK, &sigchld, NULL), 0);
-    struct pollfd p[2] = {{.fd = listener, .events = POLLIN}, {.fd = signalfd(-1, &sigchld, SFD_NONBLOCK), .events = POLLIN}};
+    struct pollfd p[2] = {{.fd = listener, .events = POLLIN},
+                          {.fd = signalfd(-1, &sigchld, SFD_NONBLOCK), .events = POLLIN}};
     while (!quit || running > 0) {
         CHECK(poll(p, 2, -1) > 0);
         if (p[0].revents != 0) {
@@ -23,6 +24,7 @@ int main(int argc, char **argv) {
             CHECK(child >= 0);
             if (child == 0) {
                 CHECK_EQ(close(listener), 0);
+                lines = 0;
                 struct reader *r = reader_new(fd);
                 if (echo_lines(r, &lines)) _exit(QUIT);
                 _exit((int)lines);

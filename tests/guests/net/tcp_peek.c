@@ -29,7 +29,8 @@ int main(int argc, char **argv) {
             CHECK_EQ(recv(fd, buffer, 30, MSG_WAITALL), 30);
             CHECK_EQ(memcmp(buffer, "first-ten.second-ten.third-ten", 30), 0);
         } else if (strcmp(line, "truncate 10") == 0) {
-            for (ssize_t gone = 0, n; gone < 10; gone += n) CHECK((n = recv(fd, NULL, (size_t)(10 - gone), MSG_TRUNC)) > 0);
+            for (ssize_t gone = 0, n; gone < 10; gone += n)
+                CHECK((n = recv(fd, NULL, (size_t)(10 - gone), MSG_TRUNC)) > 0);
         }
         reply(fd, "ok %s", line);
         printf("%s\n", line);

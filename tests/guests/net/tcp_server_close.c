@@ -1,5 +1,6 @@
 // tcp_server_close: every way for a server to end a connection: close, shutdown and reading on, close with unread data,
-// close with SO_LINGER 0 (a reset) and with a linger time (waits for delivery). The client sees the right end each time.
+// close with SO_LINGER 0 (a reset) and with a linger time (waits for delivery). The client sees the right end each
+// time: what it takes for a crash, and what for an answer's end, depends on it.
 #include "net.h"
 
 static void set_linger(int fd, int seconds) {
