@@ -1,0 +1,205 @@
+//! A real redis-server protected by a real pair in a rig: the primary is lost under load, and its clients keep their
+//! connections, their replies and everything that only the same process can know.
+//!
+//! The client is this very program, started again in the rig's client.
+
+use serde_json::Value;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const CLIENT: &str = "FT_PAIR_TEST_CLIENT";
+const LOAD: Duration = Duration::from_secs(4);
+const FAULT_AFTER: Duration = Duration::from_millis(1500);
+/// For one reply, a takeover in between.
+const PATIENCE: Duration = Duration::from_secs(20);
+const CONNECTIONS: usize = 8;
+const DEPTH: u64 = 5;
+
+struct Redis {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Redis {
+    fn connect(address: &str) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { stream, buffer: Vec::new() }
+    }
+
+    fn send(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn line(&mut self) -> String {
+        loop {
+            if let Some(n) = self.buffer.windows(2).position(|w| w == b"\r\n") {
+                let line = self.buffer.drain(..n + 2).take(n).collect();
+                return String::from_utf8(line).unwrap();
+            }
+            let mut b = [0; 4096];
+            let n = match self.stream.read(&mut b) {
+                Ok(0) => panic!("closed by the server"),
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
+                Err(e) => panic!("no reply: {e}"),
+            };
+            self.buffer.extend_from_slice(&b[..n]);
+        }
+    }
+
+    /// Sends a command and demands these lines.
+    fn expect(&mut self, command: &str, lines: &[&str]) {
+        self.send(command);
+        for want in lines {
+            assert_eq!(self.line(), *want, "reply to {command:?}");
+        }
+    }
+
+    fn identity(&mut self) -> (String, String) {
+        self.send("INFO server\r\n");
+        let (mut pid, mut run) = (String::new(), String::new());
+        loop {
+            let l = self.line();
+            match l.split_once(':') {
+                Some(("process_id", v)) => pid = v.into(),
+                Some(("run_id", v)) => run = v.into(),
+                _ => {}
+            }
+            if l.starts_with("io_threads_active") || l.starts_with("listener0") {
+                self.expect("ECHO end-of-info\r\n", &[]);
+                while self.line() != "end-of-info" {}
+                return (pid, run);
+            }
+        }
+    }
+}
+
+/// Not a test: the client, when asked to be one.
+#[test]
+fn as_client() {
+    let Ok(address) = std::env::var(CLIENT) else { return };
+    let mut conns: Vec<(Redis, u64)> = (0..CONNECTIONS).map(|_| (Redis::connect(&address), 0)).collect();
+    let identity = conns[0].0.identity();
+    let mut transaction = Redis::connect(&address);
+    transaction.expect("MULTI\r\nINCR open\r\nINCR open\r\n", &["+OK", "+QUEUED", "+QUEUED"]);
+    let mut half = Redis::connect(&address);
+    half.send("*3\r\n$3\r\nSET\r\n$4\r\nhalf\r\n$5\r\nab");
+    let mut blocked = Redis::connect(&address);
+    blocked.send("BLPOP waited 60\r\n");
+    let mut subscribed = Redis::connect(&address);
+    subscribed.expect("SUBSCRIBE news\r\n", &["*3", "$9", "subscribe", "$4", "news", ":1"]);
+    let mut idle = Redis::connect(&address);
+    println!("LOADED");
+    let end = Instant::now() + LOAD;
+    while Instant::now() < end {
+        for (k, (c, n)) in conns.iter_mut().enumerate() {
+            (0..DEPTH).for_each(|_| c.send(&format!("INCR c{k}\r\n")));
+            *n += DEPTH;
+        }
+        for (k, (c, n)) in conns.iter_mut().enumerate() {
+            for want in *n - DEPTH + 1..=*n {
+                assert_eq!(c.line(), format!(":{want}"), "connection {k}");
+            }
+        }
+    }
+    assert_eq!(conns[0].0.identity(), identity, "another server answers");
+    transaction.expect("EXEC\r\n", &["*2", ":1", ":2"]);
+    half.expect("cde\r\n", &["+OK"]);
+    half.expect("GET half\r\n", &["$5", "abcde"]);
+    idle.expect("RPUSH waited served\r\n", &[":1"]);
+    blocked.expect("", &["*2", "$6", "waited", "$6", "served"]);
+    idle.expect("PUBLISH news flash\r\n", &[":1"]);
+    subscribed.expect("", &["*3", "$7", "message", "$4", "news", "$5", "flash"]);
+    println!("all kept");
+}
+
+struct Rig(String);
+
+impl Rig {
+    fn up(name: &str) -> (Self, String) {
+        let rig = Self(format!("p{}-{name}", std::process::id()));
+        let server = ["redis-server", "--port", "6379", "--bind", "0.0.0.0", "--protected-mode", "no"];
+        let o = rig.ft("up").arg("--").args(server).args(["--appendonly", "yes", "--dir", "/var/lib/redis"]).output();
+        let o = o.unwrap();
+        assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
+        let v: Value = serde_json::from_slice(&o.stdout).unwrap();
+        let address = format!("{}:6379", v["address"].as_str().unwrap());
+        (rig, address)
+    }
+
+    fn ft(&self, subcommand: &str) -> Command {
+        let mut c = Command::new(env!("CARGO_BIN_EXE_ft"));
+        c.args(["rig", subcommand, "--name", &self.0]).stdin(Stdio::null());
+        c
+    }
+
+    fn client(&self, address: &str) -> Child {
+        let mut c = self.ft("exec");
+        c.args(["client", "--"]).arg(std::env::current_exe().unwrap()).args(["--exact", "as_client", "--nocapture"]);
+        c.env(CLIENT, address).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn roles(&self) -> Vec<(String, String)> {
+        let o = self.ft("status").args(["-o", "json"]).output().unwrap();
+        let v: Value = serde_json::from_slice(&o.stdout).unwrap();
+        let text = |h: &Value, k: &str| h[k].as_str().unwrap_or("").to_owned();
+        v["hosts"].as_array().unwrap().iter().map(|h| (text(h, "host"), text(h, "role"))).collect()
+    }
+
+    fn primaries(&self) -> Vec<String> {
+        self.roles().into_iter().filter(|(_, r)| r == "primary").map(|(h, _)| h).collect()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let o = self.ft("down").output().unwrap();
+        assert!(o.status.success() || std::thread::panicking(), "{}", String::from_utf8_lossy(&o.stderr));
+    }
+}
+
+/// `None`: the load without a fault.
+fn survives(fault: Option<&str>) {
+    // SAFETY: no pointers.
+    let root = unsafe { libc::geteuid() } == 0;
+    let redis = Command::new("redis-server").arg("--version").output().is_ok();
+    assert!(root && redis, "needs root and redis-server: scripts/setup");
+    let (rig, address) = Rig::up(fault.unwrap_or("none"));
+    assert_eq!(rig.primaries(), ["alpha"]);
+    let client = rig.client(&address);
+    if let Some(kind) = fault {
+        std::thread::sleep(FAULT_AFTER); // into the load; when exactly doesn't matter
+        let o = rig.ft("fault").args(["alpha", kind]).output().unwrap();
+        assert!(o.status.success(), "{o:?}");
+    }
+    let o = client.wait_with_output().unwrap();
+    let text = format!("{}\n{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr));
+    assert!(o.status.success() && text.contains("all kept"), "{text}\nroles: {:?}", rig.roles());
+    if fault.is_some() {
+        assert_eq!(rig.primaries(), ["beta"]);
+    }
+}
+
+#[test]
+fn a_protected_redis_serves() {
+    survives(None);
+}
+
+#[test]
+fn clients_keep_everything_when_the_guest_is_killed() {
+    survives(Some("kill-guest"));
+}
+
+#[test]
+fn clients_keep_everything_when_the_engine_is_killed() {
+    survives(Some("kill-engine"));
+}
+
+#[test]
+fn clients_keep_everything_when_the_host_is_killed() {
+    survives(Some("kill-host"));
+}
