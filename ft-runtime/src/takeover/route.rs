@@ -91,6 +91,7 @@ const NLMSG_HEADER_BYTES: usize = 16;
 const RTMSG_BYTES: usize = 12;
 const ATTRIBUTE_HEADER_BYTES: usize = 4;
 /// `<linux/rtnetlink.h>`: what libc lacks.
+const RTAX_LOCK: u16 = 1;
 const RTAX_RTO_MIN: u16 = 13;
 const RTAX_INITCWND: u16 = 11;
 const RTNH_F_ONLINK: u32 = 4;
@@ -138,11 +139,16 @@ impl<'a> Route<'a> {
         let mut nested = of_route.to_vec();
         if let Some(m) = metrics {
             nested.clear();
+            let mut locks = 0;
             for (kind, value) in attributes(of_route).unwrap_or_default() {
-                if kind != RTAX_INITCWND && kind != RTAX_RTO_MIN {
-                    push_attribute(&mut nested, kind, value);
+                match kind {
+                    RTAX_LOCK => locks = value.first_chunk().map_or(0, |v| u32::from_ne_bytes(*v)),
+                    RTAX_INITCWND | RTAX_RTO_MIN => {}
+                    _ => push_attribute(&mut nested, kind, value),
                 }
             }
+            // TCP heeds the shortest timeout only of a route that locks it (tcp_rto_min).
+            push_attribute(&mut nested, RTAX_LOCK, &(locks | 1 << RTAX_RTO_MIN).to_ne_bytes());
             push_attribute(&mut nested, RTAX_INITCWND, &m.initcwnd.to_ne_bytes());
             push_attribute(&mut nested, RTAX_RTO_MIN, &m.rto_min_ms.to_ne_bytes());
         }
