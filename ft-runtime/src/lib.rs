@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod engine;
+pub mod failover;
 pub mod front;
 pub mod guest;
 pub mod logfile;
