@@ -40,8 +40,8 @@ pub struct Following {
 
 impl Following {
     /// All that this host lacked has come.
-    pub(super) fn begin(cx: &mut Context, term: Term) -> State {
-        cx.send(Message::Ready { term });
+    pub(super) fn begin(cx: &mut Context, term: Term, nonce: u64) -> State {
+        cx.send(Message::Ready { nonce });
         cx.report(Report::Following { term });
         Self::resume(cx, term)
     }
@@ -108,6 +108,8 @@ impl Step for Following {
             Event::Peer(Message::InSync { term }) => {
                 self.term = self.term.max(term);
                 cx.report(Report::Following { term: self.term });
+                // So that a takeover's first put knows what stands.
+                cx.read();
             }
             Event::Peer(Message::Dismissed { why }) => {
                 cx.report(Report::Dismissed { why });
@@ -174,13 +176,22 @@ impl Claiming {
             let term = self.term.max(cx.known_term()).next();
             return Replaying::begin(cx, TermGranted::unarbitrated(term), self.source, self.lease);
         }
-        match cx.book.known().copied() {
-            Some(record) => self.seek(cx, Some(record)),
-            None if self.source == Source::Nothing => self.seek(cx, None),
-            None => {
+        // What is known may be old: good enough to try, not to give up.
+        match (cx.book.known().copied(), self.source) {
+            (Some(record), _) if self.is_open(cx, &record.ruling) => self.seek(cx, Some(record)),
+            (stands, Source::Nothing) => self.seek(cx, stands),
+            _ => {
                 cx.read();
                 State::Claiming(self)
             }
+        }
+    }
+
+    /// Whether this host may claim over what stands.
+    fn is_open(&self, cx: &Context, r: &Ruling) -> bool {
+        match self.why {
+            ClaimCause::Operator | ClaimCause::Cold => true,
+            _ => r.in_sync.contains(cx.config.me) && (r.owner == cx.config.peer || r.phase == Phase::Claim),
         }
     }
 
@@ -191,7 +202,7 @@ impl Claiming {
         let term = stands.map_or(self.term, |r| r.ruling.term.max(self.term)).next();
         let ruling = match (self.why, stands.map(|r| r.ruling)) {
             (ClaimCause::Operator | ClaimCause::Cold, _) => Ruling::alone(term, me, Phase::Claim),
-            (_, Some(r)) if r.in_sync.contains(me) && (r.owner == cx.config.peer || r.phase == Phase::Claim) => {
+            (_, Some(r)) if self.is_open(cx, &r) => {
                 Ruling { term, owner: me, in_sync: r.in_sync, phase: Phase::Claim }
             }
             (_, Some(r)) => {

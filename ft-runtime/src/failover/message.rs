@@ -49,9 +49,10 @@ pub enum Message {
     /// When this was sent, the sender followed and had claimed nothing.
     Pong { nonce: u64 },
     /// All log before this makes you complete, and my output waits for you from here on.
-    Adding { term: Term },
-    /// I hold everything up to your [`Message::Adding`].
-    Ready { term: Term },
+    Adding { term: Term, nonce: u64 },
+    /// I hold everything up to your [`Message::Adding`] of this number. An older one doesn't count: the sender may have
+    /// given it up and gone on alone in between.
+    Ready { nonce: u64 },
     /// The arbiter has you in the set.
     InSync { term: Term },
     /// My gate is shut and stays shut. Take over.

@@ -29,7 +29,7 @@ enum Mode {
     Alone(Alone),
     /// The backup was told that output waits for it, and has not said yet that it holds everything. Nothing was put
     /// yet, so the right to go alone still stands.
-    Inviting(Alone),
+    Inviting { alone: Alone, nonce: u64 },
     /// Output waits for the backup; the arbiter is being told.
     Adding,
     /// Output waits for the backup, and it may take over.
@@ -139,7 +139,7 @@ impl Serving {
     pub(super) fn kind(&self) -> Kind {
         match self.mode {
             Mode::Alone(_) => Kind::PrimaryAlone,
-            Mode::Inviting(_) | Mode::Adding => Kind::PrimaryAdding,
+            Mode::Inviting { .. } | Mode::Adding => Kind::PrimaryAdding,
             Mode::Paired => Kind::PrimaryPaired,
         }
     }
@@ -148,7 +148,7 @@ impl Serving {
     fn lose(self, cx: &mut Context, why: Unprotected, peer: Peer) -> State {
         match self.mode {
             Mode::Alone(_) => State::Primary(self),
-            Mode::Inviting(alone) => {
+            Mode::Inviting { alone, .. } => {
                 cx.cancel(Timer::Silence);
                 Self::alone(cx, self.live, alone, why)
             }
@@ -178,13 +178,13 @@ impl Serving {
     fn hand_over(self, cx: &mut Context, why: Yield, then: After) -> State {
         match self.mode {
             Mode::Adding | Mode::Paired => Yielding::begin(cx, self.live, why, then),
-            Mode::Alone(_) | Mode::Inviting(_) => end_alone(cx, why, then),
+            Mode::Alone(_) | Mode::Inviting { .. } => end_alone(cx, why, then),
         }
     }
 
     fn thawed(self, cx: &mut Context) -> State {
         match self.mode {
-            Mode::Alone(alone) | Mode::Inviting(alone) => Rechecking::begin(cx, self.live, Was::Alone(alone)),
+            Mode::Alone(alone) | Mode::Inviting { alone, .. } => Rechecking::begin(cx, self.live, Was::Alone(alone)),
             Mode::Adding | Mode::Paired => Rechecking::begin(cx, self.live, Was::Pair),
         }
     }
@@ -236,19 +236,20 @@ impl Step for Serving {
                     let alone = *alone;
                     // Output waits first; everything after this message needs the peer's acknowledgement.
                     wait_for_peer(cx, &self.live);
-                    cx.send(Message::Adding { term: self.live.term() });
-                    self.mode = Mode::Inviting(alone);
+                    let nonce = cx.nonce();
+                    cx.send(Message::Adding { term: self.live.term(), nonce });
+                    self.mode = Mode::Inviting { alone, nonce };
                 }
             }
-            Event::Peer(Message::Ready { .. }) => {
-                if let Mode::Inviting(_) = self.mode {
+            Event::Peer(Message::Ready { nonce }) => {
+                if matches!(self.mode, Mode::Inviting { nonce: asked, .. } if asked == nonce) {
                     self.mode = Mode::Adding;
                     return self.drive_in(cx);
                 }
             }
             Event::Peer(Message::Hello(hello)) => match (hello.role, &self.mode) {
                 // It is told to join by being told who serves, and has not done so yet.
-                (_, Mode::Alone(_)) | (Role::Joining, Mode::Inviting(_)) => {}
+                (_, Mode::Alone(_)) | (Role::Joining, Mode::Inviting { .. }) => {}
                 (role, _) if role.is_stateless() => return self.lose(cx, Unprotected::BackupDropped, Peer::Gone),
                 _ => {}
             },
@@ -291,10 +292,10 @@ impl Step for Serving {
                 return Holding::begin(cx, live, Unprotected::ClaimBeaten, Peer::MayResume, Manners::Patient);
             }
             // Alone by a person's word: the record follows.
-            (_, Mode::Alone(_) | Mode::Inviting(_)) if record.ruling.in_sync != Members::only(me) => {
+            (_, Mode::Alone(_) | Mode::Inviting { .. }) if record.ruling.in_sync != Members::only(me) => {
                 put_live(cx, &record, Members::only(me));
             }
-            (_, Mode::Alone(_) | Mode::Inviting(_)) => {}
+            (_, Mode::Alone(_) | Mode::Inviting { .. }) => {}
         }
         State::Primary(Self { live, mode })
     }

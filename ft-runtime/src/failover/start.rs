@@ -8,7 +8,7 @@ use super::book::Heard;
 use super::config::ArbiterKind;
 use super::event::{Command, Event, Timer};
 use super::follow::{Claiming, Following, Source};
-use super::message::{Message, Preferred, Role};
+use super::message::{Drop, Message, Preferred, Role};
 use super::record::Record;
 use super::state::{After, Context, State, Step};
 use ft_log::ids::Term;
@@ -150,7 +150,12 @@ impl Step for Joining {
     fn on(self, cx: &mut Context, event: Event) -> State {
         match event {
             // Everything this host lacks came before this message, and from here on output waits for it.
-            Event::Peer(Message::Adding { term }) => Following::begin(cx, term),
+            Event::Peer(Message::Adding { term, nonce }) => Following::begin(cx, term, nonce),
+            // What it has been given so far is of no use.
+            Event::GuestDied | Event::ReplayFailed | Event::Diverged(_) => {
+                cx.report(Report::DroppedOut { why: Drop::GuestDied });
+                cx.demote(After::Join, Farewell::Silent)
+            }
             // Nobody serves that could give this host state.
             Event::Peer(Message::Hello(hello)) if hello.role.is_stateless() => Starting::again(cx),
             Event::Operator(Command::Force) => Claiming::cold(cx, true),

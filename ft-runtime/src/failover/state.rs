@@ -167,9 +167,15 @@ impl Context {
         if !self.link.is_up() {
             return None;
         }
+        let nonce = self.nonce();
+        self.send(Message::Ping { nonce });
+        Some(nonce)
+    }
+
+    /// A number for a question whose answer must be told from the answers to all others.
+    pub fn nonce(&mut self) -> u64 {
         self.nonce += 1;
-        self.send(Message::Ping { nonce: self.nonce });
-        Some(self.nonce)
+        self.nonce
     }
 
     /// The highest term heard of from the arbiter.
