@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod config;
 pub mod engine;
+pub mod failover;
 pub mod front;
 pub mod gate;
 pub mod guest;

@@ -1,0 +1,141 @@
+//! A host's dealings with the arbiter: one request at a time, and what is known of the record.
+//!
+//! Law: an answer only ever tells what the record *is*. Whether a put took effect is seen by its content, so a put
+//! that timed out is treated like any other: read the record again, put again.
+
+use super::action::{Action, Report};
+use super::record::{Record, Ruling, Version};
+
+/// Numbers the requests of one host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The put took effect; the record as it is now.
+    Granted(Record),
+    /// The put is void; the record as it is.
+    Lost(Option<Record>),
+    /// The answer to a read.
+    Current(Option<Record>),
+    /// Nothing came back. A put may have taken effect, or may still.
+    TimedOut,
+    /// The arbiter could not be asked.
+    Unreachable,
+}
+
+/// What an answer told. Only [`Book::hear`] makes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard {
+    record: Option<Record>,
+    settled: bool,
+}
+
+impl Heard {
+    pub fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
+    }
+
+    /// No put that this host sent before can take effect any more.
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+}
+
+#[derive(Debug)]
+pub enum News {
+    Heard(Heard),
+    Silence,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Waiting {
+    Nothing,
+    Read(RequestId),
+    Put(RequestId),
+}
+
+#[derive(Debug)]
+pub struct Book {
+    last: RequestId,
+    waiting: Waiting,
+    /// The newest record heard of.
+    known: Option<Record>,
+    /// The highest version that a put of ours expected: later records show that none of them is on its way.
+    expected: Option<Version>,
+    /// The last request was answered.
+    reachable: bool,
+}
+
+impl Default for Book {
+    fn default() -> Self {
+        Self { last: RequestId(0), waiting: Waiting::Nothing, known: None, expected: None, reachable: true }
+    }
+}
+
+impl Book {
+    pub fn known(&self) -> Option<&Record> {
+        self.known.as_ref()
+    }
+
+    pub fn is_reachable(&self) -> bool {
+        self.reachable
+    }
+
+    pub fn is_waiting(&self) -> bool {
+        self.waiting != Waiting::Nothing
+    }
+
+    pub fn is_putting(&self) -> bool {
+        matches!(self.waiting, Waiting::Put(_))
+    }
+
+    /// Asks for the record. The answer to any request before is not waited for any longer.
+    pub fn read(&mut self, out: &mut Vec<Action>) {
+        self.last = RequestId(self.last.0 + 1);
+        self.waiting = Waiting::Read(self.last);
+        out.push(Action::ArbiterRead { request: self.last });
+    }
+
+    /// Asks to replace the record of version `expect`. The answer to any request before is not waited for any longer.
+    pub fn put(&mut self, expect: Version, ruling: Ruling, out: &mut Vec<Action>) {
+        assert!(ruling.is_sound(), "a ruling that no arbiter may keep: {ruling:?}");
+        self.last = RequestId(self.last.0 + 1);
+        self.waiting = Waiting::Put(self.last);
+        self.expected = self.expected.max(Some(expect));
+        out.push(Action::ArbiterPut { request: self.last, expect, ruling });
+    }
+
+    /// `None`: the answer to a request that is not waited for any longer.
+    pub fn hear(&mut self, request: RequestId, answer: Answer, out: &mut Vec<Action>) -> Option<News> {
+        match self.waiting {
+            Waiting::Read(id) | Waiting::Put(id) if id == request => self.waiting = Waiting::Nothing,
+            _ => return None,
+        }
+        let record = match answer {
+            Answer::Granted(record) => Some(record),
+            Answer::Lost(record) | Answer::Current(record) => record,
+            Answer::TimedOut | Answer::Unreachable => {
+                if self.reachable {
+                    self.reachable = false;
+                    out.push(Action::Report(Report::ArbiterLost));
+                }
+                return Some(News::Silence);
+            }
+        };
+        if !self.reachable {
+            self.reachable = true;
+            out.push(Action::Report(Report::ArbiterBack));
+        }
+        let version = record.map_or(Version::ABSENT, |r| r.version);
+        if self.known.is_some_and(|k| k.version > version) {
+            // Nothing but a lost disk makes an arbiter forget. What it says now can't be trusted with anything.
+            out.push(Action::Report(Report::ArbiterForgot));
+            return Some(News::Silence);
+        }
+        self.known = record;
+        let settled = self.expected.is_none_or(|e| version > e);
+        Some(News::Heard(Heard { record, settled }))
+    }
+}

@@ -1,0 +1,83 @@
+//! What two hosts of a pair say to each other about who serves. Carried by the link, in order with the log.
+
+use ft_log::ids::Term;
+
+/// Who the sender is, said at each start of a link and at each change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    pub role: Role,
+    /// The latest term the sender serves or follows in, or tries for.
+    pub term: Term,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Just started, with no state of the service, and ready to start it cold.
+    Empty { prefers: Preferred },
+    /// Without state, waiting to be given it.
+    Joining,
+    /// Holds everything a client was told, and follows.
+    Backup,
+    /// Is about to serve in place of the receiver.
+    Taking,
+    /// Serves. `waits`: and has done nothing that the receiver may lack since it last followed.
+    Primary { waits: bool },
+    /// Served until now, has shut its gate, and wants the receiver to serve.
+    Yielding,
+    /// Without state, and can't be given any: taking down what it had, or waiting to be restarted.
+    Failed,
+}
+
+impl Role {
+    /// The sender holds nothing of the service that runs or ran.
+    pub fn is_stateless(self) -> bool {
+        matches!(self, Self::Empty { .. } | Self::Joining | Self::Failed)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preferred {
+    Primary,
+    Backup,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    Hello(Hello),
+    /// The sender's gate is shut until it knows better. Are you still following?
+    Ping { nonce: u64 },
+    /// When this was sent, the sender followed and had claimed nothing.
+    Pong { nonce: u64 },
+    /// All log before this makes you complete, and my output waits for you from here on.
+    Adding { term: Term, nonce: u64 },
+    /// I hold everything up to your [`Message::Adding`] of this number. An older one doesn't count: the sender may have
+    /// given it up and gone on alone in between.
+    Ready { nonce: u64 },
+    /// The arbiter has you in the set.
+    InSync { term: Term },
+    /// My gate is shut and stays shut. Take over.
+    TakeOver { term: Term, why: Yield },
+    /// I can't, and gave up what I had.
+    CannotTakeOver { term: Term },
+    /// Don't count on me any longer.
+    DropOut { why: Drop },
+    /// I don't count on you any longer.
+    Dismissed { why: Drop },
+}
+
+/// Why a primary hands over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Yield {
+    GuestDied,
+    Diverged,
+    ServiceNetLost,
+    Shutdown,
+}
+
+/// Why a backup is no longer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drop {
+    GuestDied,
+    Diverged,
+    Shutdown,
+}
