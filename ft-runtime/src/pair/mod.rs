@@ -338,11 +338,20 @@ impl Pair {
         }
     }
 
-    fn watch_silence(&mut self, now: Instant) {
-        if self.stand == Stand::Protected && now.saturating_duration_since(self.heard_at) > self.settings.silence {
+    fn watch_silence(&mut self, now: Instant) -> Result<(), EngineError> {
+        let silent = |p: &Self| {
+            p.stand == Stand::Protected && now.saturating_duration_since(p.heard_at) > p.settings.silence
+        };
+        if silent(self) {
+            // Perhaps it was this engine that stood still, and the other's words wait to be read.
+            self.link_ready = true;
+            self.receive(now)?;
+        }
+        if silent(self) {
             let ms = now.saturating_duration_since(self.heard_at).as_millis();
             self.lose_peer(&format!("silent for {ms} ms"));
         }
+        Ok(())
     }
 
     // Who speaks.
@@ -528,7 +537,7 @@ impl Part for Pair {
             self.send_heartbeat(core, now);
         }
         self.flush();
-        self.watch_silence(now);
+        self.watch_silence(now)?;
         if self.stand == Stand::TakingOver {
             // A primary that only lost the link has fallen silent by then: its lease is shorter than the silence.
             let may = now.saturating_duration_since(self.heard_at) > self.settings.silence;
