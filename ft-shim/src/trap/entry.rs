@@ -30,6 +30,10 @@ pub const fn bit(signo: u32) -> u64 {
     1 << (signo - 1)
 }
 
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+/// A number that no call has.
+const NO_CALL: i32 = 0x7fff_ffff;
+
 const SYNCHRONOUS_MASK: u64 =
     bit(SIGILL) | bit(SIGTRAP) | bit(SIGBUS) | bit(SIGFPE) | bit(SIGSEGV) | bit(SIGSYS);
 
@@ -174,8 +178,10 @@ pub fn die_by(signo: u32) -> ! {
 /// # Safety
 /// Called by the kernel as a signal handler.
 unsafe extern "C" fn on_call(_signo: i32, info: *const u8, uc: *mut UContext) {
-    // SAFETY: the kernel passes a valid siginfo (si_syscall at 24) and context; law 2 makes both exclusive.
-    let (number, uc) = unsafe { (info.add(24).cast::<i32>().read(), &mut *uc) };
+    // SAFETY: the kernel passes a valid siginfo (si_syscall at 24, si_arch at 28) and context; law 2 makes both exclusive.
+    let (number, arch, uc) = unsafe { (info.add(24).cast::<i32>().read(), info.add(28).cast::<u32>().read(), &mut *uc) };
+    // `int 0x80` has other numbers: whatever it was, it is none of ours, and is refused as such.
+    let number = if arch == AUDIT_ARCH_X86_64 { number } else { NO_CALL };
     let r = &uc.regs;
     let args = [r[reg::RDI], r[reg::RSI], r[reg::RDX], r[reg::R10], r[reg::R8], r[reg::R9]];
     // The kernel leaves these two to the `syscall` instruction: clobber them equally everywhere.
