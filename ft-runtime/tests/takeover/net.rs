@@ -130,6 +130,11 @@ impl Net {
         self.bridge.ip("link set alpha down");
     }
 
+    /// And back again, with nothing of the service's but the address; beta is gone.
+    pub fn swap_hosts(&self) {
+        self.bridge.ip("link set alpha up\nlink set beta down\n");
+    }
+
     /// What alpha sends to the client reaches nobody; what the client sends arrives.
     pub fn deafen_client_to_alpha(&self, family: Family) {
         let alpha = self.alpha.ip_show("-br link show eth0");
