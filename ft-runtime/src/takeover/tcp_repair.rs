@@ -12,8 +12,8 @@
 //!   is dropped, and the connection would hang), and draws acknowledgements by which the kernel sees at once that what
 //!   it never sent is lost. Left to its timer, a rebuilt socket waits 3 s.
 //! - A client whose window is shorter than our output drops those bytes as beyond it. So there are such bytes every
-//!   [`STRIDE_BYTES`]; those that the client takes are enough. Only a client that has shut its window waits for a timer,
-//!   1 to 3 s.
+//!   [`STRIDE_BYTES`]; those that the client takes are enough. Only a client that has shut its window waits for a
+//!   timer, 1 to 3 s.
 //! - The output is queued by `go_live`, not by `build`: with anything in its queue a socket speaks when its timers
 //!   fire, after 1 s, even in repair mode.
 //! - The new timestamp is an hour ahead. One behind the old host's would make the client drop everything; one a little

@@ -17,7 +17,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard};
+use std::sync::{LazyLock, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 7000;
@@ -194,6 +194,26 @@ impl Standing {
     }
 }
 
+/// The rest of an announcer's schedule, until this is dropped.
+struct Announcing {
+    _stop: mpsc::Sender<()>,
+}
+
+impl Announcing {
+    fn start(mut announcer: Announcer) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        std::thread::spawn(move || {
+            while let Some(at) = announcer.next(Instant::now()) {
+                match stopped.recv_timeout(at.saturating_duration_since(Instant::now())) {
+                    Err(mpsc::RecvTimeoutError::Timeout) => announcer.fire(Instant::now()).unwrap(),
+                    Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        });
+        Self { _stop: stop }
+    }
+}
+
 /// A finished takeover. The routes stay as they are for takeovers until it goes.
 struct Takeover {
     sockets: Vec<TcpStream>,
@@ -205,6 +225,7 @@ struct Takeover {
     /// Of the last one.
     tsval: Option<u32>,
     _routes: TakeoverRoutes,
+    _announcing: Announcing,
 }
 
 /// Beta becomes the service's host.
@@ -222,6 +243,7 @@ fn take_over_at(host: &Ns, kind: Kind, standings: &[Standing]) -> Takeover {
         let built = start.elapsed();
         let cpu_built = thread_time() - cpu;
         announcer.fire(Instant::now()).unwrap();
+        let announcing = Announcing::start(announcer);
         let cpu = thread_time();
         let lived = Instant::now();
         let mut sockets = Vec::with_capacity(silent.len());
@@ -243,7 +265,7 @@ fn take_over_at(host: &Ns, kind: Kind, standings: &[Standing]) -> Takeover {
             s.set_read_timeout(Some(PATIENCE)).unwrap();
             s.set_write_timeout(Some(PATIENCE)).unwrap();
         }
-        Takeover { sockets, start, built, live, cpu, tsval, _routes: routes }
+        Takeover { sockets, start, built, live, cpu, tsval, _routes: routes, _announcing: announcing }
     })
 }
 
@@ -675,7 +697,8 @@ fn a_second_takeover_goes_on_as_the_first() {
         (&t.sockets[0]).write_all(&pattern(300_000, 301_000)).unwrap();
         forget(&t.sockets[0]);
         let (received, acked) = (300_000, 300_000);
-        let s = Standing { received, acked, output: pattern(acked, acked + 1000), ..Standing::born(birth, t.start, true) };
+        let output = pattern(acked, acked + 1000);
+        let s = Standing { received, acked, output, ..Standing::born(birth, t.start, true) };
         let t = take_over_at(&net.alpha, kind, &[s]);
         expect(&client, 300_000, 301_000);
         let took = t.start.elapsed();
