@@ -45,7 +45,8 @@ pub struct Announcer {
 impl Announcer {
     /// For an interface of this thread's network namespace. `mac` is its own unless another is given.
     pub fn new(interface: &str, addresses: &[IpAddr], mac: Option<Mac>) -> Result<Self, AnnounceError> {
-        let failed = |step| move |source| AnnounceError::Interface { interface: interface.to_owned(), step, source };
+        let interface_name = || interface.to_owned();
+        let failed = |step| move |source| AnnounceError::Interface { interface: interface_name(), step, source };
         let index = nix::net::if_::if_nametoindex(interface).map_err(|e| failed("looking it up")(e.into()))?;
         // Protocol 0: it receives nothing.
         let link = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), Some(Protocol::from(0)))

@@ -242,8 +242,8 @@ impl Netlink {
                     match i32::from(kind) {
                         libc::NLMSG_DONE => return Ok(()),
                         libc::NLMSG_ERROR => {
-                            let errno = body.first_chunk().map(|b| i32::from_ne_bytes(*b)).ok_or(RouteError::Malformed)?;
-                            return if errno == 0 { Ok(()) } else { Err(failed(io::Error::from_raw_os_error(-errno))) };
+                            let code = i32::from_ne_bytes(*body.first_chunk().ok_or(RouteError::Malformed)?);
+                            return if code == 0 { Ok(()) } else { Err(failed(io::Error::from_raw_os_error(-code))) };
                         }
                         _ => each(kind, body),
                     }

@@ -12,8 +12,8 @@
 //!   is dropped, and the connection would hang), and draws acknowledgements by which the kernel sees at once that what
 //!   it never sent is lost. Left to its timer, a rebuilt socket waits 3 s.
 //! - A client whose window is shorter than our output drops those bytes as beyond it. So there are such bytes every
-//!   [`STRIDE_BYTES`]; those that the client takes are enough. Only a client that has shut its window waits for a timer,
-//!   the first of which is kept to 1 s.
+//!   [`STRIDE_BYTES`]; those that the client takes are enough. Only a client that has shut its window waits for a
+//!   timer, 1 to 3 s.
 //! - The output is queued by `go_live`, not by `build`: with anything in its queue a socket speaks when its timers
 //!   fire, after 1 s, even in repair mode.
 //! - The new timestamp is an hour ahead. One behind the old host's would make the client drop everything; one a little
@@ -109,16 +109,18 @@ fn advice(e: &io::Error) -> &'static str {
 }
 
 /// A socket that stands where the lost one stood and has sent nothing yet. Dropping it stays silent.
+///
+/// It still acknowledges what comes in: that must be shut out until it goes live.
 #[derive(Debug)]
 pub struct InRepair<'a> {
     socket: Socket,
-    /// Of output, what is not in the send queue.
-    rest: Pieces<'a>,
-    /// Output position where it starts.
-    written: u64,
+    output: Pieces<'a>,
+    /// Its first byte's position.
+    acked: u64,
     /// So many bytes at the end of each stride are sent one by one.
     fresh: usize,
     fin_sent: bool,
+    tsval: Option<u32>,
     established: bool,
     client: SocketAddr,
     local: SocketAddr,
@@ -133,6 +135,9 @@ pub struct Restored {
     pub written: u64,
     /// The socket was shut for sending, as the guest had.
     pub fin_sent: bool,
+    /// What its timestamps are now: the [`Birth::server_tsval`] of the next takeover. One that goes by the old would be
+    /// behind.
+    pub tsval: Option<u32>,
 }
 
 const TCP_REPAIR_ON: i32 = 1;
@@ -213,8 +218,8 @@ pub fn build<'a>(spec: &RestoreSpec<'a>) -> Result<InRepair<'a>, RestoreError> {
 
     let (options, n) = repair_options(birth, client.is_ipv4());
     tcp_bytes(libc::TCP_REPAIR_OPTIONS, &options[..n]).map_err(failed("TCP_REPAIR_OPTIONS"))?;
-    if has_timestamps(birth) {
-        let tsval = tsval_now(birth.server_tsval, spec.elapsed_since_tsval_ms);
+    let tsval = has_timestamps(birth).then(|| tsval_now(birth.server_tsval, spec.elapsed_since_tsval_ms));
+    if let Some(tsval) = tsval {
         tcp_bytes(libc::TCP_TIMESTAMP, &tsval.to_ne_bytes()).map_err(failed("TCP_TIMESTAMP"))?;
     }
     // After the options, which the MSS depends on, and before output is cut by it.
@@ -244,53 +249,49 @@ pub fn build<'a>(spec: &RestoreSpec<'a>) -> Result<InRepair<'a>, RestoreError> {
 
     let fresh = if has_sack(birth) { FRESH_BYTES_SACK } else { FRESH_BYTES_NO_SACK };
     let (fin_sent, established) = (spec.fin_sent, spec.established);
-    Ok(InRepair { rest: output, written: spec.acked, fresh, fin_sent, established, client, local, socket })
+    Ok(InRepair { output, acked: spec.acked, fresh, fin_sent, tsval, established, client, local, socket })
 }
 
 impl InRepair<'_> {
     /// The socket speaks from here on: only with the gate open and the right to send.
     pub fn go_live(self) -> Result<Restored, RestoreError> {
-        let Self { socket, mut rest, mut written, fresh, fin_sent, established, client, local } = self;
+        let Self { socket, output, acked, fresh, fin_sent, tsval, established, client, local } = self;
         let failed = |step| move |source| RestoreError::System { client, local, step, source };
         let tcp = |name, value: i32| sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, name, value);
         if !established {
-            queue_sent(&socket, Pieces(&[0], &[])).map_err(failed("the placeholder"))?;
+            queue_sent(&socket, Pieces(&[0], &[])).1.map_err(failed("the placeholder"))?;
         }
-        let has_output = rest.len() > 0;
+        let has_output = output.len() > 0;
         if has_output {
             // Kernels before 6.15 don't know it: three seconds then.
             let _ = tcp(TCP_RTO_MAX_MS, RTO_MAX_FIRST_MS);
         }
+        // A client still in SYN_SENT would not understand a probe, and where output follows it tells no more.
+        let probe = established && !has_output;
+        let mut rest = output;
         loop {
-            let (silent, after) = rest.split_at(silent_bytes(rest.len(), fresh));
-            let queued = queue_sent(&socket, silent);
-            // A client still in SYN_SENT would not understand a probe, and where output follows it tells no more.
-            let probe = established && !has_output;
+            let (n, queued) = queue_sent(&socket, rest.split_at(silent_bytes(rest.len(), fresh)).0);
+            rest = rest.split_at(n).1;
             tcp(libc::TCP_REPAIR, if probe { TCP_REPAIR_OFF } else { TCP_REPAIR_OFF_NO_WP })
                 .map_err(failed("leaving TCP_REPAIR"))?;
             // The socket is live: what fails from here on is the connection's own end, and who reads it learns of it.
             if queued.is_err() {
                 break;
             }
-            written += silent.len() as u64;
-            let (sent, result) = send_fresh(&socket, after.split_at(fresh).0);
-            rest = after.split_at(sent).1;
-            written += sent as u64;
-            if result.is_err()
-                || rest.len() == 0
-                || tcp(libc::TCP_REPAIR, TCP_REPAIR_ON).is_err()
-                || tcp(libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE).is_err()
-            {
+            let (n, sent) = send_fresh(&socket, rest.split_at(fresh).0);
+            rest = rest.split_at(n).1;
+            if sent.is_err() || rest.len() == 0 || tcp(libc::TCP_REPAIR, TCP_REPAIR_ON).is_err() {
                 break;
             }
         }
         if has_output {
             let _ = tcp(TCP_RTO_MAX_MS, RTO_MAX_MS);
         }
+        let written = acked + (output.len() - rest.len()) as u64;
         let fin_sent = fin_sent && rest.len() == 0 && socket.shutdown(Shutdown::Write).is_ok();
         // Leaving repair took it away, and a listener could not be bound again beside this socket.
         let _ = socket.set_reuse_address(true);
-        Ok(Restored { socket: socket.into(), written, fin_sent })
+        Ok(Restored { socket: socket.into(), written, fin_sent, tsval })
     }
 }
 
@@ -303,8 +304,8 @@ pub fn demote(socket: OwnedFd) -> Result<(), (OwnedFd, io::Error)> {
     }
 }
 
-/// Whether the client of a socket that was restored with only its birth known has shown that it is there. Before that
-/// the SYN-ACK is worth repeating, see [`syn_ack_schedule`].
+/// Whether the client of a socket that was restored with only its birth known has shown that it is there. Until then
+/// the SYN-ACK is repeated after [`syn_ack_schedule`]; who never shows is closed by [`demote`].
 pub fn is_confirmed(socket: BorrowedFd) -> io::Result<bool> {
     // The placeholder is all that can be outstanding: the guest hasn't seen this connection.
     Ok(sys::unacknowledged(socket)? == 0)
@@ -482,16 +483,22 @@ fn silent_bytes(length: usize, fresh: usize) -> usize {
     length.min(STRIDE_BYTES).saturating_sub(fresh)
 }
 
-/// Puts bytes into the send queue of a socket in repair mode, as sent.
-fn queue_sent(socket: &Socket, mut bytes: Pieces) -> io::Result<()> {
-    while bytes.len() > 0 {
-        match socket.send_vectored(&[IoSlice::new(bytes.0), IoSlice::new(bytes.1)]) {
-            Ok(n) => bytes = bytes.split_at(n).1,
+/// Puts bytes into the send queue of a socket in repair mode, as sent; how many.
+fn queue_sent(socket: &Socket, bytes: Pieces) -> (usize, io::Result<()>) {
+    let mut rest = bytes;
+    if bytes.len() > 0
+        && let Err(e) = sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)
+    {
+        return (0, Err(e));
+    }
+    while rest.len() > 0 {
+        match socket.send_vectored(&[IoSlice::new(rest.0), IoSlice::new(rest.1)]) {
+            Ok(n) => rest = rest.split_at(n).1,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+            Err(e) => return (bytes.len() - rest.len(), Err(e)),
         }
     }
-    Ok(())
+    (bytes.len(), Ok(()))
 }
 
 /// Sends bytes one by one; how many.
@@ -526,5 +533,48 @@ impl Window {
             to.copy_from_slice(&field.to_ne_bytes());
         }
         bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn strides_cover_the_output(a in prop::collection::vec(any::<u8>(), 0..70_000), cut in 0usize..70_000, fresh in 1usize..9) {
+            let cut = cut.min(a.len());
+            let mut rest = Pieces(&a[..cut], &a[cut..]);
+            let mut seen = Vec::new();
+            while rest.len() > 0 {
+                let (silent, after) = rest.split_at(silent_bytes(rest.len(), fresh));
+                let (live, after) = after.split_at(fresh);
+                prop_assert!(live.len() > 0 && silent.len() + live.len() <= STRIDE_BYTES);
+                for p in [silent, live] {
+                    seen.extend([p.0, p.1].concat());
+                }
+                rest = after;
+            }
+            prop_assert_eq!(seen, a);
+        }
+
+        /// PAWS: the client takes it for newer; RTT: the kernel doesn't take the difference for a round trip.
+        #[test]
+        fn a_new_timestamp_is_far_ahead_and_even(tsval: u32, elapsed_ms in 0u64..1 << 30, error_ms in 0u32..60_000) {
+            let new = tsval_now(tsval, elapsed_ms);
+            let old = tsval.wrapping_add(elapsed_ms as u32).wrapping_add(error_ms);
+            prop_assert_eq!(new & 1, 0);
+            let ahead = new.wrapping_sub(old);
+            prop_assert!(ahead > i32::MAX as u32 / 1000 && ahead < 1 << 31);
+        }
+    }
+
+    #[test]
+    fn a_mapped_address_is_restored_as_what_it_is() {
+        let mapped: SocketAddr = "[::ffff:10.1.2.3]:80".parse().unwrap();
+        assert_eq!(unmapped(mapped), "10.1.2.3:80".parse().unwrap());
+        let v6: SocketAddr = "[fd00::1%3]:80".parse().unwrap();
+        assert_eq!(unmapped(v6), v6);
     }
 }

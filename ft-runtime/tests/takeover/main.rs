@@ -12,12 +12,12 @@ use ft_runtime::engine::sys;
 use ft_runtime::takeover::address::Announcer;
 use ft_runtime::takeover::route::{Metrics, TakeoverRoutes};
 use ft_runtime::takeover::tcp_repair::{Birth, InRepair, RestoreSpec, build, demote, is_confirmed, resend_syn_ack};
-use net::{Family, Net};
+use net::{Family, Net, Ns};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard};
+use std::sync::{LazyLock, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 7000;
@@ -194,37 +194,69 @@ impl Standing {
     }
 }
 
+/// The rest of an announcer's schedule, until this is dropped.
+struct Announcing {
+    _stop: mpsc::Sender<()>,
+}
+
+impl Announcing {
+    fn start(mut announcer: Announcer) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        std::thread::spawn(move || {
+            while let Some(at) = announcer.next(Instant::now()) {
+                match stopped.recv_timeout(at.saturating_duration_since(Instant::now())) {
+                    Err(mpsc::RecvTimeoutError::Timeout) => announcer.fire(Instant::now()).unwrap(),
+                    Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        });
+        Self { _stop: stop }
+    }
+}
+
 /// A finished takeover. The routes stay as they are for takeovers until it goes.
 struct Takeover {
     sockets: Vec<TcpStream>,
     start: Instant,
     built: Duration,
     live: Duration,
-    /// This thread's time for both.
-    cpu: Duration,
+    /// Processor time for each.
+    cpu: [Duration; 2],
+    /// Of the last one.
+    tsval: Option<u32>,
     _routes: TakeoverRoutes,
+    _announcing: Announcing,
 }
 
 /// Beta becomes the service's host.
 fn take_over(net: &Net, kind: Kind, standings: &[Standing]) -> Takeover {
-    net.beta.run(|| {
+    take_over_at(&net.beta, kind, standings)
+}
+
+fn take_over_at(host: &Ns, kind: Kind, standings: &[Standing]) -> Takeover {
+    host.run(|| {
         let routes = TakeoverRoutes::apply(Metrics::default()).unwrap();
         let mut announcer = Announcer::new("eth0", &[kind.family.service()], None).unwrap();
         let cpu = thread_time();
         let start = Instant::now();
         let silent: Vec<InRepair> = standings.iter().map(Standing::build).collect();
         let built = start.elapsed();
+        let cpu_built = thread_time() - cpu;
         announcer.fire(Instant::now()).unwrap();
+        let announcing = Announcing::start(announcer);
+        let cpu = thread_time();
         let lived = Instant::now();
         let mut sockets = Vec::with_capacity(silent.len());
+        let mut tsval = None;
         for (in_repair, s) in silent.into_iter().zip(standings) {
             let restored = in_repair.go_live().unwrap();
             assert_eq!(restored.written, s.acked + s.output.len() as u64);
             assert_eq!(restored.fin_sent, s.fin_sent);
+            tsval = restored.tsval;
             sockets.push(TcpStream::from(restored.socket));
         }
         let live = lived.elapsed();
-        let cpu = thread_time() - cpu;
+        let cpu = [cpu_built, thread_time() - cpu];
         for s in standings.iter().filter(|s| !s.established) {
             resend_syn_ack(&s.birth).unwrap();
         }
@@ -233,7 +265,7 @@ fn take_over(net: &Net, kind: Kind, standings: &[Standing]) -> Takeover {
             s.set_read_timeout(Some(PATIENCE)).unwrap();
             s.set_write_timeout(Some(PATIENCE)).unwrap();
         }
-        Takeover { sockets, start, built, live, cpu, _routes: routes }
+        Takeover { sockets, start, built, live, cpu, tsval, _routes: routes, _announcing: announcing }
     })
 }
 
@@ -645,6 +677,37 @@ fn an_idle_connection_is_used_later() {
 }
 
 #[test]
+fn a_second_takeover_goes_on_as_the_first() {
+    let _alone = alone();
+    for kind in KINDS {
+        let net = net_for(kind);
+        let c = connect(&net, kind);
+        net.cut_alpha();
+        forget(&c.alpha);
+        let first = Standing::of(&c);
+        // The connection's place in alpha must be free later.
+        let Conn { client, birth, alpha, .. } = c;
+        drop(alpha);
+        let t = take_over(&net, kind, &[first]);
+        assert_eq!(t.tsval.is_some(), kind.timestamps);
+        let birth = Birth { server_tsval: t.tsval.unwrap_or(0), ..birth };
+        both_ways(&client, &t.sockets[0], 0, 0);
+        until("all is acknowledged", || outstanding(&t.sockets[0]) + outstanding(&client) == 0);
+        net.swap_hosts();
+        (&t.sockets[0]).write_all(&pattern(300_000, 301_000)).unwrap();
+        forget(&t.sockets[0]);
+        let (received, acked) = (300_000, 300_000);
+        let output = pattern(acked, acked + 1000);
+        let s = Standing { received, acked, output, ..Standing::born(birth, t.start, true) };
+        let t = take_over_at(&net.alpha, kind, &[s]);
+        expect(&client, 300_000, 301_000);
+        let took = t.start.elapsed();
+        both_ways(&client, &t.sockets[0], 300_000, 301_000);
+        println!("second takeover: lost reply after {took:.1?}");
+    }
+}
+
+#[test]
 fn an_address_that_is_not_there_yet_does_not_hinder() {
     let _alone = alone();
     for kind in [KINDS[0], KINDS[1]] {
@@ -690,8 +753,12 @@ fn a_thousand_connections() {
                 expect(&c.client, 0, bytes);
             }
             let (built, live, seen) = (t.built, t.live, t.start.elapsed());
-            let each = t.cpu / N as u32;
-            println!("{N} connections, {:?}, {bytes} bytes of output: built {built:.1?}, live {live:.1?}, {each:.1?} of processor each, all clients have theirs after {seen:.1?}", kind.family);
+            let each = t.cpu.map(|cpu| cpu / N as u32);
+            println!(
+                "{N} connections, {:?}, {bytes} bytes of output: built {built:.1?}, live {live:.1?}, processor for each \
+                 {each:.1?}, all clients have theirs after {seen:.1?}",
+                kind.family
+            );
             for (c, beta) in all.iter().zip(&t.sockets) {
                 (&c.client).write_all(&pattern(0, 100)).unwrap();
                 (&mut &*beta).write_all(&pattern(bytes, bytes + 100)).unwrap();

@@ -7,6 +7,9 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub struct Ns(OwnedFd);
 
@@ -54,6 +57,14 @@ impl Ns {
 
     pub fn sysctl(&self, name: &str, value: &str) {
         self.run(|| std::fs::write(format!("/proc/sys/net/{name}"), value).unwrap_or_else(|e| panic!("{name}: {e}")));
+    }
+
+    /// A link's first moments swallow packets: its queue comes from a work queue too.
+    fn until_up(&self) {
+        let end = Instant::now() + PATIENCE;
+        while !self.ip_show("-br link show eth0").contains(" UP ") {
+            assert!(Instant::now() < end, "eth0 is not up within {PATIENCE:?}");
+        }
     }
 
     /// As another process can open it.
@@ -115,6 +126,9 @@ impl Net {
             ns.sysctl("ipv4/tcp_syncookies", "0");
             ns.sysctl("ipv4/tcp_ecn", "0");
         }
+        for ns in [&net.client, &net.alpha, &net.beta] {
+            ns.until_up();
+        }
         net.beta.sysctl("ipv4/conf/all/arp_ignore", "1");
         // Many connections go live while their one next hop is still asked for: none of their packets may be dropped.
         for family in ["ipv4", "ipv6"] {
@@ -128,6 +142,12 @@ impl Net {
     /// Alpha is gone from the network, as by a cut cable.
     pub fn cut_alpha(&self) {
         self.bridge.ip("link set alpha down");
+    }
+
+    /// And back again, with nothing of the service's but the address; beta is gone.
+    pub fn swap_hosts(&self) {
+        self.bridge.ip("link set alpha up\nlink set beta down\n");
+        self.alpha.until_up();
     }
 
     /// What alpha sends to the client reaches nobody; what the client sends arrives.
