@@ -21,7 +21,7 @@ const AF_INET6: u16 = 10;
 pub const UNACKED_BYTES_MAX: u64 = 1 << 20;
 /// Reads are reported to the engine in steps of this, so that it goes on receiving.
 const CONSUMED_STEP_BYTES: u64 = 64 * 1024;
-/// Ports for sockets that ask for any.
+/// Ports for the near ends of connections within the domain.
 const ANY_PORT_FIRST: u16 = 32_768;
 /// Longest accept queue.
 const BACKLOG_MAX: i32 = 4096;
@@ -541,7 +541,7 @@ impl Net {
         }
     }
 
-    /// A port that nobody holds.
+    /// A port that no other socket of the guest holds, for the near end of a connection within the domain.
     pub fn free_port(&mut self) -> Result<u16, i64> {
         for _ in ANY_PORT_FIRST..=u16::MAX {
             let port = self.next_port.max(ANY_PORT_FIRST);
@@ -593,10 +593,10 @@ pub fn bind(k: &mut Kernel, a: &Args) -> Reply {
     let mut at = decode_address(a[1], a[2], family)?;
     const FREEBIND: (u32, u32) = (0, 15);
     if !(at.ip().is_unspecified() || at.ip().is_loopback() || s.option(FREEBIND.0, FREEBIND.1) != 0) {
-        has_address(k, at)?;
+        host_port(k, at.ip())?;
     }
     if at.port() == 0 {
-        at.set_port(k.net.free_port()?);
+        at.set_port(any_port(k, at.ip())?);
     } else if conflicts(k, d, at) {
         return Err(EADDRINUSE);
     }
@@ -606,28 +606,45 @@ pub fn bind(k: &mut Kernel, a: &Args) -> Reply {
     done(0)
 }
 
-/// Whether an address is the service's is known to the host alone, so it is recorded: a socket is bound to it, on any
-/// port, and closed.
-fn has_address(k: &mut Kernel, at: SocketAddr) -> Result<(), i64> {
+/// Whether an address is the service's, and which of its ports are free, is known to the host alone, so it is recorded:
+/// a socket is bound to the address, on any port, and closed. The port, or why there is none.
+fn host_port(k: &mut Kernel, ip: IpAddr) -> Result<u16, i64> {
     const BIND: u16 = 49;
     const SOCKET: u32 = 41;
-    let family = if at.is_ipv4() { AF_INET } else { AF_INET6 };
-    let address = encode_address(SocketAddr::new(at.ip(), 0));
+    const GETSOCKNAME: u32 = 51;
+    let family = if ip.is_ipv4() { AF_INET } else { AF_INET6 };
+    let mut address = encode_address(SocketAddr::new(ip, 0));
     let (r, _) = k.recorded_call(BIND, |_| {
-        // SAFETY: a socket of our own, closed again; bind reads the address.
+        let mut len = address.len() as u32;
+        // SAFETY: a socket of our own, closed again; bind reads the address, getsockname writes one as long.
         let r = unsafe {
             let fd = raw!(SOCKET, family, u64::from(STREAM) | u64::from(O_CLOEXEC), 0);
             if fd < 0 {
-                fd
-            } else {
-                let r = raw!(BIND, fd, address.as_ptr() as u64, address.len());
-                raw!(nr::CLOSE, fd);
-                r
+                return (fd, Vec::new());
             }
+            let mut r = raw!(BIND, fd, address.as_ptr() as u64, address.len());
+            if r == 0 {
+                r = raw!(GETSOCKNAME, fd, address.as_mut_ptr() as u64, &raw mut len);
+            }
+            raw!(nr::CLOSE, fd);
+            r
         };
-        (r, Vec::new())
+        (if r == 0 { u16::from_be_bytes([address[2], address[3]]).into() } else { r }, Vec::new())
     });
-    if r < 0 { Err(-r) } else { Ok(()) }
+    if r < 0 { Err(-r) } else { Ok(r as u16) }
+}
+
+/// A port for a socket that asks for any: free on the host, and not held by another socket of the guest that may not
+/// have come so far.
+fn any_port(k: &mut Kernel, ip: IpAddr) -> Result<u16, i64> {
+    const TRIES: u32 = 16;
+    for _ in 0..TRIES {
+        let port = host_port(k, ip)?;
+        if k.net.holders(port).next().is_none() {
+            return Ok(port);
+        }
+    }
+    Err(EADDRINUSE)
 }
 
 /// Two sockets of the guest on one port, as the kernel judges it for listeners.
@@ -665,7 +682,7 @@ pub fn listen(k: &mut Kernel, a: &Args) -> Reply {
     let v6only = s.v6only();
     let mut address = s.bound.unwrap_or(s.unspecified());
     if address.port() == 0 {
-        address.set_port(k.net.free_port()?);
+        address.set_port(any_port(k, address.ip())?);
         k.net.hold_port(address.port(), d);
     }
     k.net.next_listener = k.net.next_listener.next();
