@@ -4,6 +4,9 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
+/// Of a connection, in the kernel; Linux doubles it for its own bookkeeping.
+pub const RECEIVE_BUFFER_BYTES: usize = 512 << 10;
+
 pub struct Listener {
     socket: TcpListener,
     /// There may be a connection to accept.
@@ -26,6 +29,8 @@ impl Listener {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
+        // What a connection may have in the kernel is also in the log and with the guest: it must be bounded.
+        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
         if address.is_ipv6() {
             socket.set_only_v6(v6only)?;
         }
