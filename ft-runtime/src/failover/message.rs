@@ -6,7 +6,7 @@ use ft_log::ids::Term;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
     pub role: Role,
-    /// The latest term the sender serves or follows in, or tries for.
+    /// The latest term the sender serves or follows in, or tries for; 0 if none.
     pub term: Term,
 }
 

@@ -90,9 +90,9 @@ impl Starting {
         };
         let prefers_primary = cx.config.prefers == Preferred::Primary;
         match (cx.config.arbiter, &self.record) {
-            (ArbiterKind::None { alone_allowed }, _) => {
-                start_if(if peer_stateless { first } else { self.waited && prefers_primary && alone_allowed })
-            }
+            // Nothing but the other host's own word says that it has no state, and nothing but the same reckoning on
+            // both that one of them starts.
+            (ArbiterKind::None { .. }, _) => start_if(matches!(peer, Some(Role::Empty { .. })) && first),
             (ArbiterKind::Votes, Seen::Nothing) => Verdict::Wait,
             (ArbiterKind::Votes, Seen::Absent) => {
                 start_if(if peer_stateless { first } else { self.waited && prefers_primary })
@@ -138,8 +138,8 @@ impl Step for Starting {
         Role::Empty { prefers: cx.config.prefers }
     }
 
-    fn term(&self, cx: &Context) -> Term {
-        cx.known_term()
+    fn term(&self, _: &Context) -> Term {
+        Term(0)
     }
 }
 
@@ -180,8 +180,8 @@ impl Step for Joining {
         Role::Joining
     }
 
-    fn term(&self, cx: &Context) -> Term {
-        cx.known_term()
+    fn term(&self, _: &Context) -> Term {
+        Term(0)
     }
 }
 
@@ -225,8 +225,8 @@ impl Step for Demoting {
         Role::Failed
     }
 
-    fn term(&self, cx: &Context) -> Term {
-        cx.known_term()
+    fn term(&self, _: &Context) -> Term {
+        Term(0)
     }
 }
 
@@ -266,8 +266,8 @@ impl Step for Failed {
         Role::Failed
     }
 
-    fn term(&self, cx: &Context) -> Term {
-        cx.known_term()
+    fn term(&self, _: &Context) -> Term {
+        Term(0)
     }
 }
 

@@ -6,7 +6,7 @@ use super::world::{Entry, Input, LINK_IDLE_MS, MS, Micros, Op, Wire, Without, Wo
 use ft_runtime::failover::action::{Acks, Action, Lease, Output};
 use ft_runtime::failover::book::{Answer, RequestId};
 use ft_runtime::failover::config::{ArbiterKind, Config, DivergencePolicy};
-use ft_runtime::failover::event::{Event, LinkEnd, ServiceNet, Timer};
+use ft_runtime::failover::event::{Command, Event, LinkEnd, ServiceNet, Timer};
 use ft_runtime::failover::message::{Preferred, Role};
 use ft_runtime::failover::record::{HostId, Members, Phase, Record, Version};
 use ft_runtime::failover::state::{Kind, Machine};
@@ -74,6 +74,8 @@ pub struct Host {
     io: u64,
     service_ok: bool,
     asked: BTreeMap<RequestId, Op>,
+    /// The number of the last invitation sent.
+    invited: u64,
     /// For [`Without::Settled`]: how far the versions told to the machine run ahead.
     ahead: u64,
 }
@@ -114,6 +116,7 @@ impl Host {
             io: 0,
             service_ok: true,
             asked: BTreeMap::new(),
+            invited: 0,
             ahead: 0,
         }
     }
@@ -126,12 +129,12 @@ impl Host {
         self.machine.as_ref().map(Machine::kind)
     }
 
-    pub fn boot(&mut self) {
+    pub fn boot(&mut self, arbiter: ArbiterKind) {
         let config = Config {
             me: self.id(),
             peer: HostId(2 - self.index as u64),
             prefers: if self.index == 0 { Preferred::Primary } else { Preferred::Backup },
-            arbiter: ArbiterKind::Votes,
+            arbiter,
             divergence: DivergencePolicy::Reseed,
             timing: timing(),
         };
@@ -255,10 +258,10 @@ impl World {
                 if timer == Timer::PeerLease && self.without(Without::PeerLease) {
                     after_ms = 0;
                 }
-                if timer == Timer::Retry && self.without(Without::Retry)
-                    || timer == Timer::Silence && self.without(Without::Silence)
-                {
-                    return Ok(());
+                match timer {
+                    Timer::Retry | Timer::ArbiterCheck if self.without(Without::Retry) => return Ok(()),
+                    Timer::Silence if self.without(Without::Silence) => return Ok(()),
+                    _ => {}
                 }
                 self.start_timer(host, timer, after_ms);
             }
@@ -278,6 +281,9 @@ impl World {
                 self.ask_arbiter(host, request, op);
             }
             Action::Send(message) => {
+                if let Message::Adding { nonce, .. } = message {
+                    self.hosts[host].invited = nonce;
+                }
                 if let Some(epoch) = self.hosts[host].link {
                     self.send(host, epoch, Wire::Say(message));
                 }
@@ -494,6 +500,7 @@ impl World {
             }
             Input::WhoHas => self.say_address(host)?,
             Input::Request { client, request, poison } => self.request(host, client, request, poison)?,
+            Input::Force => self.host_event(host, Event::Operator(Command::Force))?,
             Input::GuestKilled => self.guest_dies(host)?,
             Input::Lags => self.host_event(host, Event::PeerLags)?,
             Input::ProbeService => {
@@ -570,7 +577,7 @@ impl World {
         let local = h.clock(now);
         if let Some(epoch) = h.link {
             let beat = Wire::Beat { sent_local: local, service_ok: h.service_ok };
-            let idle = local - h.link_heard > LINK_IDLE_MS * MS;
+            let idle = local - h.link_heard > LINK_IDLE_MS * MS && self.without != Some(Without::Silence);
             if idle {
                 self.close_link(host);
                 self.hosts[host].streams = false;
@@ -586,7 +593,8 @@ impl World {
     fn caught_up(&mut self, host: usize) -> Result<(), Violation> {
         let h = &self.hosts[host];
         let near = h.streams && h.acked + 3 >= h.log.len();
-        if h.kind() == Some(Kind::PrimaryAlone) && h.peer_role == Some(Role::Joining) && near {
+        let may_invite = matches!(h.kind(), Some(Kind::PrimaryAlone | Kind::Removing | Kind::Mute));
+        if may_invite && h.peer_role == Some(Role::Joining) && near {
             self.host_event(host, Event::PeerCaughtUp)?;
         }
         Ok(())
@@ -612,12 +620,13 @@ impl World {
                         self.hosts[host].streams = false;
                     }
                 }
-                self.host_event(host, Event::Peer(message))?;
-                if self.without(Without::HonestPong) {
-                    if let (Message::Ping { nonce }, Some(epoch)) = (message, self.hosts[host].link) {
-                        self.send(host, epoch, Wire::Say(Message::Pong { nonce }));
+                let message = match message {
+                    Message::Ready { .. } if self.without(Without::InviteNumbers) => {
+                        Message::Ready { nonce: self.hosts[host].invited }
                     }
-                }
+                    other => other,
+                };
+                self.host_event(host, Event::Peer(message))?;
                 self.stream(host);
             }
             Wire::Seed { lineage, log } => {
@@ -652,7 +661,7 @@ impl World {
             }
             Wire::Ack { lineage, upto, echo } => {
                 let h = &mut self.hosts[host];
-                if lineage == h.lineage {
+                if lineage == h.lineage || self.without == Some(Without::AcksNameTheirLog) {
                     h.acked = h.acked.max(upto);
                 }
                 if let (Lease::ByPeer, Some(echo)) = (h.lease, echo) {
@@ -675,7 +684,10 @@ impl World {
         let local = h.clock(self.now);
         match role {
             Role::Joining => {
-                let log = if self.without(Without::Completeness) { Vec::new() } else { h.log.clone() };
+                let mut log = h.log.clone();
+                if self.without(Without::Completeness) {
+                    log.iter_mut().for_each(|e| e.stamp = 0);
+                }
                 let seed = Wire::Seed { lineage: h.lineage, log };
                 self.hosts[host].streams = true;
                 self.hosts[host].acked = 0;
@@ -683,7 +695,7 @@ impl World {
             }
             Role::Backup | Role::Taking => {
                 if let Some((lineage, have)) = h.peer_stream {
-                    if lineage == h.lineage {
+                    if lineage == h.lineage || self.without == Some(Without::AcksNameTheirLog) {
                         let rest: Vec<_> = h.log[have.min(h.log.len())..].to_vec();
                         self.hosts[host].streams = true;
                         for (k, entry) in rest.into_iter().enumerate() {

@@ -15,7 +15,7 @@ use world::{Summary, Without, World};
 
 const SEEDS: u64 = 3000;
 /// Histories in which a missing rule must show.
-const MUTANT_SEEDS: u64 = 3000;
+const MUTANT_SEEDS: u64 = 20_000;
 const TRACE_LINES_MAX: usize = 400;
 
 fn number(name: &str) -> Option<u64> {

@@ -10,6 +10,7 @@ use super::host::Host;
 use super::rng::Rng;
 use ft_runtime::failover::book::{Answer, RequestId};
 use ft_runtime::failover::event::{Event, LinkEnd, Timer};
+use ft_runtime::failover::config::ArbiterKind;
 use ft_runtime::failover::record::{HostId, Phase, Record, Ruling, Version, compare_and_put};
 use ft_runtime::failover::state::Kind;
 use ft_runtime::failover::{Message, config};
@@ -84,6 +85,7 @@ pub enum Input {
     WhoHas,
     Request { client: usize, request: u64, poison: bool },
     GuestKilled,
+    Force,
     Lags,
     ProbeService,
 }
@@ -156,8 +158,10 @@ pub enum Without {
     LiveIsFinal,
     /// A re-read record counts as settled.
     Settled,
-    /// A backup that takes over says that it follows.
-    HonestPong,
+    /// Any word that the backup is ready counts, also one to an older invitation.
+    InviteNumbers,
+    /// An acknowledgement counts, whatever log it is about.
+    AcksNameTheirLog,
     /// A starting host takes the service although the other one has the state.
     ColdStartAsks,
     /// Nothing is asked again.
@@ -167,7 +171,7 @@ pub enum Without {
 }
 
 impl Without {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Hold,
         Self::PeerLease,
         Self::GateLease,
@@ -180,7 +184,8 @@ impl Without {
         Self::LiveStep,
         Self::LiveIsFinal,
         Self::Settled,
-        Self::HonestPong,
+        Self::InviteNumbers,
+        Self::AcksNameTheirLog,
         Self::ColdStartAsks,
         Self::Retry,
         Self::Silence,
@@ -196,6 +201,8 @@ struct LinkState {
     epoch: u64,
     /// `from` -> the other host: nothing gets through.
     cut: [bool; HOSTS],
+    /// `from` -> the other host: everything comes late, up to this time.
+    slow_until: [Micros; HOSTS],
     /// When the last byte of each direction arrives.
     last_arrival: [Micros; HOSTS],
     stalled: [VecDeque<Input>; HOSTS],
@@ -224,6 +231,7 @@ pub struct World {
     queue: BinaryHeap<Reverse<Item>>,
     sequence: u64,
     pub hosts: [Host; HOSTS],
+    kind: ArbiterKind,
     arbiter: Arbiter,
     link: LinkState,
     service_cut: [bool; HOSTS],
@@ -253,13 +261,16 @@ enum Fault {
     LinkHalfCut,
     LinkReset,
     LinkLost,
+    LinkSlow,
     ServiceCut,
     ArbiterDown,
     Lag,
     Poison,
+    /// The operator of a host whose peer is off lets it serve. Only without an arbiter.
+    Force,
 }
 
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 14] = [
     Fault::KillEngine,
     Fault::KillHost,
     Fault::KillGuest,
@@ -269,6 +280,7 @@ const FAULTS: [Fault; 13] = [
     Fault::LinkHalfCut,
     Fault::LinkReset,
     Fault::LinkLost,
+    Fault::LinkSlow,
     Fault::ServiceCut,
     Fault::ArbiterDown,
     Fault::Lag,
@@ -281,7 +293,15 @@ impl World {
         let hosts = [Host::new(0, &mut rng), Host::new(1, &mut rng)];
         // A few kinds of faults per history, so that rare combinations meet often enough.
         let kinds = rng.range(1, 5);
-        let faults = (0..kinds).map(|_| FAULTS[rng.range(0, FAULTS.len() as u64) as usize]).collect();
+        let faults: Vec<Fault> = (0..kinds).map(|_| FAULTS[rng.range(0, FAULTS.len() as u64) as usize]).collect();
+        let arbiter = match rng.range(0, 10) {
+            0 => ArbiterKind::None { alone_allowed: rng.one_in(2) },
+            _ => ArbiterKind::Votes,
+        };
+        let mut faults = faults;
+        if arbiter != ArbiterKind::Votes {
+            faults.extend([Fault::Force, Fault::KillHost]);
+        }
         let fault_gap = [150, 400, 1200][rng.range(0, 3) as usize] * MS;
         let mut world = Self {
             now: 0,
@@ -290,10 +310,12 @@ impl World {
             queue: BinaryHeap::new(),
             sequence: 0,
             hosts,
+            kind: arbiter,
             arbiter: Arbiter { record: None, down: false },
             link: LinkState {
                 epoch: 0,
                 cut: [false; HOSTS],
+                slow_until: [0; HOSTS],
                 last_arrival: [0; HOSTS],
                 stalled: [VecDeque::new(), VecDeque::new()],
             },
@@ -421,12 +443,16 @@ impl World {
         let blind = self.hosts[host].is_blind(self.now);
         let truths = [self.hosts[0].truth(), self.hosts[1].truth()];
         let id = self.hosts[host].id().0;
+        // Without an arbiter there is no record to hold a host that goes alone to.
+        let upto = if self.kind == ArbiterKind::Votes { upto } else { None };
         self.checker.on_send(host, upto, blind, self.arbiter.record, &truths, id)
     }
 
     pub fn check_open(&mut self, host: usize, cold: bool) -> Result<(), Violation> {
         let truth = self.hosts[host].truth();
-        self.checker.on_open(host, cold, &truth)
+        // A person may let a host serve that lacks what was told while the other one was alone.
+        let fresh = cold || self.kind == ArbiterKind::None { alone_allowed: true };
+        self.checker.on_open(host, fresh, &truth)
     }
 
     // The arbiter and its network.
@@ -520,7 +546,9 @@ impl World {
             self.link.stalled[from].push_back(input);
             return;
         }
+        let slow = self.now < self.link.slow_until[from];
         let delay = match self.rng.next() % 200 {
+            0..50 if slow => self.rng.range(5, 400) * MS,
             0 if self.quiet_since.is_none() => self.rng.range(20, 250) * MS,
             1..5 => self.rng.range(2, 20) * MS,
             _ => self.rng.range(80, 800),
@@ -635,6 +663,7 @@ impl World {
                 }
             }
             Fault::LinkLost => self.lose_link(host),
+            Fault::LinkSlow => self.link.slow_until[host] = self.now + long,
             Fault::ServiceCut => {
                 if !self.service_cut[host] {
                     self.service_cut[host] = true;
@@ -651,6 +680,11 @@ impl World {
             }
             Fault::Lag => self.later(host, 0, Input::Lags),
             Fault::Poison => {}
+            Fault::Force => {
+                if self.hosts[1 - host].machine.is_none() {
+                    self.later(host, 0, Input::Force);
+                }
+            }
         }
         Ok(())
     }
@@ -696,7 +730,7 @@ impl World {
         if self.hosts[host].machine.is_some() {
             return Ok(());
         }
-        self.hosts[host].boot();
+        self.hosts[host].boot(self.kind);
         self.note(|| format!("{host} starts"));
         self.host_event(host, Event::Start)?;
         self.later(host, 0, Input::Tick);
@@ -733,6 +767,7 @@ impl World {
         self.quiet_since = Some(self.now);
         self.faults.clear();
         self.arbiter.down = false;
+        self.link.slow_until = [0; HOSTS];
         for host in 0..HOSTS {
             if self.link.cut[host] {
                 self.heal_link(host);
@@ -760,14 +795,15 @@ impl World {
                         || r.ruling.owner == id && !r.ruling.in_sync.contains(HostId(2 - h as u64)))
             })
         };
-        let expected = alive == [true, true] || (0..HOSTS).any(|h| alive[h] && could(h));
+        let votes = self.kind == ArbiterKind::Votes;
+        let expected = votes && (alive == [true, true] || (0..HOSTS).any(|h| alive[h] && could(h)));
         let served = self.clients.iter().all(|c| c.since > quiet + QUIET / 2);
         let protected = kinds.contains(&Some(Kind::PrimaryPaired)) && kinds.contains(&Some(Kind::Backup));
         let view = |record: Option<Record>| record.map_or("none".to_owned(), |r| show(&r));
         if expected && !served {
             return Err(self.checker.fail(self.now, format!("nobody serves: {kinds:?}, record {}", view(record))));
         }
-        if alive == [true, true] && !protected {
+        if votes && alive == [true, true] && !protected {
             return Err(self.checker.fail(self.now, format!("not protected: {kinds:?}, record {}", view(record))));
         }
         Ok(Some(Summary {
