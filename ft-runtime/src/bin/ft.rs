@@ -1,11 +1,13 @@
 //! `ft`: what people type. Parses, calls, prints; nothing is decided here.
 
 use clap::{Args, Parser, Subcommand};
+use ft_runtime::failover::arbiter::witness::command as witness;
 use ft_runtime::record::{self, Record};
 use ft_runtime::replay::Replay;
 use ft_runtime::start::{EXIT_FT, Error, Show};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::exit;
 use tracing_subscriber::EnvFilter;
@@ -26,6 +28,8 @@ enum Command {
     Record(RecordArgs),
     /// Run a recorded server again and check that it does the same.
     Replay(ReplayArgs),
+    /// Keep, on a third machine, the record of who serves: the vote that decides between two hosts.
+    Witness(WitnessArgs),
 }
 
 #[derive(Args)]
@@ -65,6 +69,22 @@ struct ReplayArgs {
     /// Keep the private copy of what was changed, and the server's output.
     #[arg(long)]
     keep: bool,
+}
+
+#[derive(Args)]
+struct WitnessArgs {
+    /// Where hosts reach it, not over the service network alone.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// The records; written before anything is granted.
+    #[arg(long, value_name = "FILE")]
+    state: PathBuf,
+    /// The secret that hosts and witness share.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_key")]
+    key: Option<PathBuf>,
+    /// Believe whoever connects.
+    #[arg(long)]
+    no_key: bool,
 }
 
 #[derive(Args)]
@@ -112,6 +132,16 @@ fn run(cli: Cli) -> Result<i32, Error> {
             // A reader that went away is no fault of the replay.
             let _ = writeln!(std::io::stdout(), "{line}");
             Ok(report.exit_code())
+        }
+        Command::Witness(w) => {
+            let witness = witness::Command { listen: w.listen, state: w.state, key: w.key, no_key: w.no_key };
+            match witness.run() {
+                Ok(never) => match never {},
+                Err(e) => {
+                    eprintln!("ft witness: {e}");
+                    Ok(EXIT_FT)
+                }
+            }
         }
     }
 }

@@ -55,7 +55,7 @@ pub enum Output {
 pub enum Lease {
     /// Nothing renews it: it runs out.
     Expire,
-    /// An acknowledgement renews it, counted from when what it answers was *sent*.
+    /// An acknowledgement renews it, counted from when the heartbeat that it echoes was *sent*.
     ByPeer,
     /// The engine's own turns renew it: nobody else can be granted.
     Own,

@@ -11,6 +11,9 @@ pub enum Event {
     LinkUp,
     LinkDown(LinkEnd),
     /// The peer's engine runs: its heartbeat came in, after everything it had sent before.
+    ///
+    /// Heartbeats alone carry the time that acknowledgements echo, and each is told here before its echo leaves: so a
+    /// silence, which outlasts the lease, outlasts every lease that was renewed.
     HeartbeatSeen { service_ok: bool },
     Peer(Message),
     /// The backup acknowledges, but too far behind the log, for longer than the configuration allows.

@@ -104,7 +104,10 @@ impl Step for Following {
                 role if role.is_stateless() => return self.claim(cx, ClaimCause::PeerRestarted, PeerLease::Out),
                 _ => {}
             },
-            Event::Peer(Message::Ping { nonce }) => cx.send(Message::Pong { nonce }),
+            Event::Peer(Message::Ping { nonce }) => {
+                cx.send(Message::Pong { nonce });
+                listen(cx);
+            }
             Event::Peer(Message::InSync { term }) => {
                 self.term = self.term.max(term);
                 cx.report(Report::Following { term: self.term });

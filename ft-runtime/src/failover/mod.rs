@@ -8,6 +8,7 @@
 //! docs/PROTOCOL.md has the record and what goes over wires, docs/decisions/ why it is so.
 
 pub mod action;
+pub mod arbiter;
 pub mod book;
 pub mod config;
 pub mod event;

@@ -88,15 +88,13 @@ impl Starting {
             (_, Some(Role::Empty { .. })) => me < cx.config.peer,
             _ => true,
         };
-        let prefers_primary = cx.config.prefers == Preferred::Primary;
         match (cx.config.arbiter, &self.record) {
             // Nothing but the other host's own word says that it has no state, and nothing but the same reckoning on
             // both that one of them starts.
             (ArbiterKind::None { .. }, _) => start_if(matches!(peer, Some(Role::Empty { .. })) && first),
             (ArbiterKind::Votes, Seen::Nothing) => Verdict::Wait,
-            (ArbiterKind::Votes, Seen::Absent) => {
-                start_if(if peer_stateless { first } else { self.waited && prefers_primary })
-            }
+            // A new service; or an arbiter that lost its state, or a share that isn't mounted. The other host knows.
+            (ArbiterKind::Votes, Seen::Absent) => start_if(peer_stateless && first),
             (ArbiterKind::Votes, Seen::Record(r)) => {
                 let alone = !r.ruling.in_sync.contains(cx.config.peer);
                 start_if(r.ruling.owner == me && (peer_stateless || self.waited && alone))

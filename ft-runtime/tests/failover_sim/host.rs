@@ -640,9 +640,8 @@ impl World {
                     self.acknowledge(host);
                 }
             }
-            Wire::Entry { index, entry, sent_local } => {
+            Wire::Entry { index, entry } => {
                 let h = &mut self.hosts[host];
-                h.echo = Some(sent_local);
                 let follows = matches!(h.kind(), Some(Kind::Joining | Kind::Backup | Kind::Claiming));
                 if follows && h.takes_entries && h.guest && h.log.len() + 1 == index {
                     let poison = entry.poison;
@@ -681,7 +680,6 @@ impl World {
         if h.streams || !h.serves() || !h.guest {
             return;
         }
-        let local = h.clock(self.now);
         match role {
             Role::Joining => {
                 let mut log = h.log.clone();
@@ -699,7 +697,7 @@ impl World {
                         let rest: Vec<_> = h.log[have.min(h.log.len())..].to_vec();
                         self.hosts[host].streams = true;
                         for (k, entry) in rest.into_iter().enumerate() {
-                            self.send(host, epoch, Wire::Entry { index: have + k + 1, entry, sent_local: local });
+                            self.send(host, epoch, Wire::Entry { index: have + k + 1, entry });
                         }
                     }
                 }
@@ -719,9 +717,9 @@ impl World {
             None => {
                 let entry = Entry { request, stamp, poison };
                 h.log.push(entry.clone());
-                let (index, sent_local) = (h.log.len(), h.clock(self.now));
+                let index = h.log.len();
                 if let (Some(epoch), true) = (h.link, h.streams) {
-                    self.send(host, epoch, Wire::Entry { index, entry, sent_local });
+                    self.send(host, epoch, Wire::Entry { index, entry });
                 }
                 self.note_log(host);
                 index - 1

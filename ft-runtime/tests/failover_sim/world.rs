@@ -58,7 +58,8 @@ pub enum Wire {
     Stream { lineage: u64, have: usize },
     Say(Message),
     Seed { lineage: u64, log: Vec<Entry> },
-    Entry { index: usize, entry: Entry, sent_local: u64 },
+    Entry { index: usize, entry: Entry },
+    /// The only thing whose time is echoed: leases are renewed by what the silence timer is restarted by.
     Beat { sent_local: u64, service_ok: bool },
     /// An acknowledgement names the life of the service that it is about.
     Ack { lineage: u64, upto: usize, echo: Option<u64> },
@@ -171,6 +172,14 @@ pub enum Without {
 }
 
 impl Without {
+    /// What its absence must show as.
+    pub fn shows(self, violation: &Violation) -> bool {
+        match self {
+            Self::Retry | Self::Silence => matches!(violation, Violation::Liveness(_)),
+            _ => matches!(violation, Violation::Safety(_)),
+        }
+    }
+
     pub const ALL: [Self; 17] = [
         Self::Hold,
         Self::PeerLease,
@@ -220,7 +229,6 @@ pub struct Summary {
     pub cold_starts: u64,
     pub stale_sends: u64,
     pub steps: u64,
-    pub ended_protected: bool,
     pub expected_service: bool,
 }
 
@@ -801,10 +809,10 @@ impl World {
         let protected = kinds.contains(&Some(Kind::PrimaryPaired)) && kinds.contains(&Some(Kind::Backup));
         let view = |record: Option<Record>| record.map_or("none".to_owned(), |r| show(&r));
         if expected && !served {
-            return Err(self.checker.fail(self.now, format!("nobody serves: {kinds:?}, record {}", view(record))));
+            return Err(Violation::Liveness(format!("nobody serves: {kinds:?}, record {}", view(record))));
         }
         if votes && alive == [true, true] && !protected {
-            return Err(self.checker.fail(self.now, format!("not protected: {kinds:?}, record {}", view(record))));
+            return Err(Violation::Liveness(format!("not protected: {kinds:?}, record {}", view(record))));
         }
         Ok(Some(Summary {
             answers: self.checker.answers,
@@ -812,7 +820,6 @@ impl World {
             cold_starts: self.checker.cold_starts,
             stale_sends: self.checker.stale_sends,
             steps: self.steps,
-            ended_protected: protected,
             expected_service: expected,
         }))
     }
