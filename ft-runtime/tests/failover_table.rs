@@ -22,6 +22,8 @@ struct Rig {
     put: Option<Ruling>,
     nonce: Option<u64>,
     version: u64,
+    /// The record heard of last.
+    last: Option<Record>,
     actions: Vec<Action>,
 }
 
@@ -36,7 +38,7 @@ impl Rig {
             timing: Timing::default(),
         };
         let machine = Some(Machine::new(config).expect("the defaults are sound"));
-        Self { machine, request: None, put: None, nonce: None, version: 0, actions: Vec::new() }
+        Self { machine, request: None, put: None, nonce: None, version: 0, last: None, actions: Vec::new() }
     }
 
     fn kind(&self) -> Kind {
@@ -76,6 +78,7 @@ impl Rig {
     fn heard(&mut self, ruling: Option<Ruling>) -> Event {
         self.version += 10;
         let record = ruling.map(|ruling| Record { version: Version(self.version), ruling });
+        self.last = record;
         self.answer(Answer::Current(record))
     }
 
@@ -311,8 +314,17 @@ fn events() -> Vec<(&'static str, Happen)> {
             }),
         ),
         (
-            "Arbiter: mine, none of my puts took effect",
-            Box::new(|rig| rig.answer(Answer::Lost(Some(Record { version: Version(1), ruling: live(ME, 1, both()) })))),
+            "Arbiter: as it was",
+            Box::new(|rig| {
+                let last = rig.last;
+                rig.answer(Answer::Current(last))
+            }),
+        ),
+        (
+            "Arbiter: an older record",
+            Box::new(|rig| {
+                rig.answer(Answer::Lost(Some(Record { version: Version(1), ruling: live(ME, 1, both()) })))
+            }),
         ),
         record("Arbiter: no record", None),
         record("Arbiter: mine, live, alone", Some(live(ME, 1, Members::only(ME)))),

@@ -87,10 +87,6 @@ impl Book {
         self.waiting != Waiting::Nothing
     }
 
-    pub fn is_putting(&self) -> bool {
-        matches!(self.waiting, Waiting::Put(_))
-    }
-
     /// Asks for the record. The answer to any request before is not waited for any longer.
     pub fn read(&mut self, out: &mut Vec<Action>) {
         self.last = RequestId(self.last.0 + 1);

@@ -70,9 +70,6 @@ fn hold(cx: &mut Context) {
 
 /// The record has no place for this host any more.
 fn deposed(cx: &mut Context, owner: HostId, term: Term) -> State {
-    cx.act(Action::Output(Output::Held));
-    cx.act(Action::Lease(Lease::Expire));
-    cx.act(Action::DropQueue);
     cx.report(Report::Deposed { owner, term });
     cx.demote(After::Join, Farewell::Silent)
 }
@@ -201,7 +198,6 @@ impl Serving {
 
 /// Nobody can go on with the service. Its clients are told by a reset.
 fn end_alone(cx: &mut Context, why: Yield, then: After) -> State {
-    cx.act(Action::Output(Output::Held));
     let why = match (why, then) {
         (_, After::Fail(why)) => why,
         (Yield::Diverged, _) => Failure::Diverged,
@@ -426,9 +422,7 @@ impl Step for Holding {
                 }
             }
             Event::LinkDown(_) => (self.asked, self.invited) = (None, None),
-            Event::PeerCaughtUp
-                if !cx.votes() && cx.link.role() == Some(Role::Joining) && self.invited.is_none() =>
-            {
+            Event::PeerCaughtUp if !cx.votes() && cx.link.role() == Some(Role::Joining) && self.invited.is_none() => {
                 let nonce = cx.nonce();
                 cx.send(Message::Adding { term: self.live.term(), nonce });
                 self.invited = Some(nonce);
@@ -521,7 +515,7 @@ impl Rechecking {
         match was {
             Was::Alone(alone) if !cx.votes() => {
                 // There is nobody to ask; and nobody else takes over but by a person.
-                return Serving::resume_alone(cx, live, alone);
+                Serving::resume_alone(cx, live, alone)
             }
             Was::Alone(_) => {
                 cx.book.read(&mut cx.out);
@@ -603,9 +597,7 @@ impl Step for Rechecking {
         };
         match (standing(cx, &record.ruling), self.was) {
             (Standing::Lost, _) => deposed(cx, record.ruling.owner, record.ruling.term),
-            (Standing::Claimed, was) => {
-                Self { was, ..self }.lose(cx, Unprotected::ClaimBeaten, Peer::MayResume)
-            }
+            (Standing::Claimed, was) => Self { was, ..self }.lose(cx, Unprotected::ClaimBeaten, Peer::MayResume),
             (Standing::Mine, Was::Alone(before)) => match self.live.alone(me, heard) {
                 Ok((live, alone)) => Serving::resume_alone(cx, live, alone),
                 Err(live) => {

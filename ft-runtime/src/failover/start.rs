@@ -117,7 +117,7 @@ impl Step for Starting {
                 next
             }
             Event::Operator(Command::Force) => Claiming::cold(cx, true),
-            Event::Operator(Command::Shutdown) => Failed::new(cx, Failure::Shutdown),
+            Event::Operator(Command::Shutdown) => Failed::enter(cx, Failure::Shutdown),
             _ => State::Starting(self),
         }
     }
@@ -198,10 +198,8 @@ impl Step for Demoting {
                     _ => State::Joining(Joining),
                 }
             }
-            (Event::Demoted, After::Fail(why)) => Failed::new(cx, why),
-            (Event::Operator(Command::Shutdown), _) => {
-                State::Demoting(Self { then: After::Fail(Failure::Shutdown) })
-            }
+            (Event::Demoted, After::Fail(why)) => Failed::enter(cx, why),
+            (Event::Operator(Command::Shutdown), _) => State::Demoting(Self { then: After::Fail(Failure::Shutdown) }),
             (Event::Operator(Command::Force), _) => {
                 cx.report(Report::Refused(Refusal::ForceBusy));
                 State::Demoting(self)
@@ -234,7 +232,7 @@ pub struct Failed {
 }
 
 impl Failed {
-    pub(super) fn new(cx: &mut Context, why: Failure) -> State {
+    pub(super) fn enter(cx: &mut Context, why: Failure) -> State {
         cx.act(Action::Output(Output::Held));
         cx.act(Action::Lease(Lease::Expire));
         cx.act(Action::Acks(Acks::Off));

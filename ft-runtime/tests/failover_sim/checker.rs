@@ -55,7 +55,14 @@ impl Checker {
     }
 
     /// A put took effect. `cold`: its sender has no state and says so.
-    pub fn on_put(&mut self, before: Option<Record>, after: Record, cold: bool, truths: &[Truth; HOSTS], index: impl Fn(u64) -> usize) -> Result<(), Violation> {
+    pub fn on_put(
+        &mut self,
+        before: Option<Record>,
+        after: Record,
+        cold: bool,
+        truths: &[Truth; HOSTS],
+        index: impl Fn(u64) -> usize,
+    ) -> Result<(), Violation> {
         let owner = index(after.ruling.owner.0);
         let granted = match before {
             None => true,
@@ -68,15 +75,22 @@ impl Checker {
             if after.ruling.term < b.ruling.term {
                 return Err(Violation::Safety(format!("the term went back: {b:?} -> {after:?}")));
             }
-            if b.ruling.phase == Phase::Live && b.ruling.owner != after.ruling.owner && !b.ruling.in_sync.contains(after.ruling.owner) {
-                return Err(Violation::Safety(format!("host {owner} was granted and is not in the set: {b:?} -> {after:?}")));
+            if b.ruling.phase == Phase::Live
+                && b.ruling.owner != after.ruling.owner
+                && !b.ruling.in_sync.contains(after.ruling.owner)
+            {
+                return Err(Violation::Safety(format!(
+                    "host {owner} was granted and is not in the set: {b:?} -> {after:?}"
+                )));
             }
         }
         if cold {
             let other = 1 - owner;
             let counted = before.is_some_and(|b| b.ruling.in_sync.iter().any(|m| index(m.0) == other));
             if counted && truths[other].holds_state {
-                return Err(Violation::Safety(format!("host {owner} starts cold while host {other} holds everything")));
+                return Err(Violation::Safety(format!(
+                    "host {owner} starts cold while host {other} holds everything"
+                )));
             }
             return Ok(());
         }
@@ -159,9 +173,9 @@ impl Checker {
         }
         self.answers += 1;
         match self.told.get(&request) {
-            Some(before) if before != &(at, entry.clone()) => {
-                Err(Violation::Safety(format!("request {request} was answered {before:?} before and {at} {entry:?} now")))
-            }
+            Some(before) if before != &(at, entry.clone()) => Err(Violation::Safety(format!(
+                "request {request} was answered {before:?} before and {at} {entry:?} now"
+            ))),
             _ => {
                 self.told.insert(request, (at, entry.clone()));
                 Ok(())

@@ -3,6 +3,8 @@
 use super::checker::{Truth, Violation};
 use super::rng::Rng;
 use super::world::{Entry, Input, LINK_IDLE_MS, MS, Micros, Op, Wire, Without, World, show, timing};
+use ft_log::ids::LogIndex;
+use ft_runtime::failover::Message;
 use ft_runtime::failover::action::{Acks, Action, Lease, Output};
 use ft_runtime::failover::book::{Answer, RequestId};
 use ft_runtime::failover::config::{ArbiterKind, Config, DivergencePolicy};
@@ -10,8 +12,6 @@ use ft_runtime::failover::event::{Command, Event, LinkEnd, ServiceNet, Timer};
 use ft_runtime::failover::message::{Preferred, Role};
 use ft_runtime::failover::record::{HostId, Members, Phase, Record, Version};
 use ft_runtime::failover::state::{Kind, Machine};
-use ft_runtime::failover::Message;
-use ft_log::ids::LogIndex;
 use std::collections::{BTreeMap, VecDeque};
 
 /// When an address is announced after the gate has opened.
@@ -157,7 +157,8 @@ impl Host {
     /// The host's clock, in its own microseconds.
     pub fn clock(&self, now: Micros) -> u64 {
         let counted = (now - self.lost) as i64;
-        (counted + counted / 1_000_000 * self.rate_ppm + counted % 1_000_000 * self.rate_ppm / 1_000_000) as u64 + self.offset
+        (counted + counted / 1_000_000 * self.rate_ppm + counted % 1_000_000 * self.rate_ppm / 1_000_000) as u64
+            + self.offset
     }
 
     /// Real time in which the host's clock goes on by this much, if it isn't stopped.
@@ -188,10 +189,7 @@ impl Host {
 
     pub fn truth(&self) -> Truth<'_> {
         let holds_state = self.guest
-            && !matches!(
-                self.kind(),
-                None | Some(Kind::Starting | Kind::Joining | Kind::Demoting | Kind::Failed)
-            );
+            && !matches!(self.kind(), None | Some(Kind::Starting | Kind::Joining | Kind::Demoting | Kind::Failed));
         Truth { log: &self.log, lineage: self.lineage, holds_state }
     }
 
@@ -412,7 +410,10 @@ impl World {
                     return Ok(());
                 }
                 if h.link.is_some() {
-                    self.host_input(host, Input::LinkDown { epoch: self.hosts[host].link.unwrap_or(0), end: LinkEnd::Closed })?;
+                    self.host_input(
+                        host,
+                        Input::LinkDown { epoch: self.hosts[host].link.unwrap_or(0), end: LinkEnd::Closed },
+                    )?;
                 }
                 let h = &mut self.hosts[host];
                 h.link = Some(epoch);
@@ -692,13 +693,11 @@ impl World {
                 self.send(host, epoch, seed);
             }
             Role::Backup | Role::Taking => {
-                if let Some((lineage, have)) = h.peer_stream {
-                    if lineage == h.lineage || self.without == Some(Without::AcksNameTheirLog) {
-                        let rest: Vec<_> = h.log[have.min(h.log.len())..].to_vec();
-                        self.hosts[host].streams = true;
-                        for (k, entry) in rest.into_iter().enumerate() {
-                            self.send(host, epoch, Wire::Entry { index: have + k + 1, entry });
-                        }
+                if let Some((_, have)) = h.peer_stream.filter(|(lineage, _)| *lineage == h.lineage) {
+                    let rest: Vec<_> = h.log[have.min(h.log.len())..].to_vec();
+                    self.hosts[host].streams = true;
+                    for (k, entry) in rest.into_iter().enumerate() {
+                        self.send(host, epoch, Wire::Entry { index: have + k + 1, entry });
                     }
                 }
             }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use world::{Summary, Without, World};
 
-const SEEDS: u64 = 3000;
+const SEEDS: u64 = 2000;
 /// Histories in which a missing rule must show.
 const MUTANT_SEEDS: u64 = 20_000;
 const TRACE_LINES_MAX: usize = 400;

@@ -9,8 +9,8 @@ use super::checker::{Checker, Violation};
 use super::host::Host;
 use super::rng::Rng;
 use ft_runtime::failover::book::{Answer, RequestId};
-use ft_runtime::failover::event::{Event, LinkEnd, Timer};
 use ft_runtime::failover::config::ArbiterKind;
+use ft_runtime::failover::event::{Event, LinkEnd, Timer};
 use ft_runtime::failover::record::{HostId, Phase, Record, Ruling, Version, compare_and_put};
 use ft_runtime::failover::state::Kind;
 use ft_runtime::failover::{Message, config};
@@ -21,9 +21,10 @@ pub const HOSTS: usize = 2;
 const CLIENTS: usize = 2;
 pub const MS: Micros = 1000;
 /// Faults happen up to here ...
-const FAULTS_UNTIL: Micros = 6_000 * MS;
-/// ... and this long after the last repair the service must be back.
+const FAULTS_UNTIL: Micros = 5_000 * MS;
+/// ... and this long after the last repair the service must be back, at the latest.
 const QUIET: Micros = 5_000 * MS;
+const PROBE_EVERY: Micros = 300 * MS;
 
 pub type Micros = u64;
 
@@ -55,14 +56,30 @@ pub struct Entry {
 /// What goes over the link.
 #[derive(Clone, Debug)]
 pub enum Wire {
-    Stream { lineage: u64, have: usize },
+    Stream {
+        lineage: u64,
+        have: usize,
+    },
     Say(Message),
-    Seed { lineage: u64, log: Vec<Entry> },
-    Entry { index: usize, entry: Entry },
+    Seed {
+        lineage: u64,
+        log: Vec<Entry>,
+    },
+    Entry {
+        index: usize,
+        entry: Entry,
+    },
     /// The only thing whose time is echoed: leases are renewed by what the silence timer is restarted by.
-    Beat { sent_local: u64, service_ok: bool },
+    Beat {
+        sent_local: u64,
+        service_ok: bool,
+    },
     /// An acknowledgement names the life of the service that it is about.
-    Ack { lineage: u64, upto: usize, echo: Option<u64> },
+    Ack {
+        lineage: u64,
+        upto: usize,
+        echo: Option<u64>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -73,18 +90,40 @@ pub enum Op {
 
 #[derive(Clone, Debug)]
 pub enum Input {
-    LinkUp { epoch: u64 },
-    LinkDown { epoch: u64, end: LinkEnd },
-    Wire { epoch: u64, wire: Wire },
-    Arbiter { request: RequestId, answer: Answer },
+    LinkUp {
+        epoch: u64,
+    },
+    LinkDown {
+        epoch: u64,
+        end: LinkEnd,
+    },
+    Wire {
+        epoch: u64,
+        wire: Wire,
+    },
+    Arbiter {
+        request: RequestId,
+        answer: Answer,
+    },
     /// The host itself has waited long enough for this answer.
-    ArbiterDeadline { request: RequestId },
-    Timer { timer: Timer, generation: u64 },
+    ArbiterDeadline {
+        request: RequestId,
+    },
+    Timer {
+        timer: Timer,
+        generation: u64,
+    },
     Tick,
     Io(Event, u64),
-    Announce { open: u64 },
+    Announce {
+        open: u64,
+    },
     WhoHas,
-    Request { client: usize, request: u64, poison: bool },
+    Request {
+        client: usize,
+        request: u64,
+        poison: bool,
+    },
     GuestKilled,
     Force,
     Lags,
@@ -94,16 +133,41 @@ pub enum Input {
 #[derive(Clone, Debug)]
 enum Happening {
     /// To a host, in the life of its process that it was meant for.
-    Host { host: usize, life: u64, input: Input },
-    ArbiterGets { host: usize, life: u64, request: RequestId, op: Op },
+    Host {
+        host: usize,
+        life: u64,
+        input: Input,
+    },
+    ArbiterGets {
+        host: usize,
+        life: u64,
+        request: RequestId,
+        op: Op,
+    },
     LinkTry,
-    Thaw { host: usize },
-    Restart { host: usize },
-    LinkHeals { from: usize },
-    ServiceHeals { host: usize },
+    Thaw {
+        host: usize,
+    },
+    Restart {
+        host: usize,
+    },
+    LinkHeals {
+        from: usize,
+    },
+    ServiceHeals {
+        host: usize,
+    },
     ArbiterBack,
-    ClientTurn { client: usize },
-    ClientGets { client: usize, request: u64, at: usize, entry: Entry, lineage: u64 },
+    ClientTurn {
+        client: usize,
+    },
+    ClientGets {
+        client: usize,
+        request: u64,
+        at: usize,
+        entry: Entry,
+        lineage: u64,
+    },
     Fault,
     AllHeals,
     Probe,
@@ -295,6 +359,17 @@ const FAULTS: [Fault; 14] = [
     Fault::Poison,
 ];
 
+/// The faults under which a rule matters most, where it would take long to meet them by chance.
+fn focus(rule: Without) -> &'static [Fault] {
+    match rule {
+        Without::InviteNumbers => &[Fault::LinkSlow, Fault::LinkSlow, Fault::LinkHalfCut],
+        Without::AcksNameTheirLog => &[Fault::KillGuest, Fault::KillEngine, Fault::LinkSlow],
+        Without::Settled => &[Fault::ArbiterDown, Fault::LinkLost, Fault::LinkSlow],
+        Without::PeerLease => &[Fault::LinkLost, Fault::LinkReset, Fault::LinkSlow, Fault::LinkHalfCut],
+        _ => &[],
+    }
+}
+
 impl World {
     pub fn new(seed: u64, without: Option<Without>, traced: bool) -> Self {
         let mut rng = Rng::new(seed);
@@ -302,8 +377,10 @@ impl World {
         // A few kinds of faults per history, so that rare combinations meet often enough.
         let kinds = rng.range(1, 5);
         let faults: Vec<Fault> = (0..kinds).map(|_| FAULTS[rng.range(0, FAULTS.len() as u64) as usize]).collect();
+        let focus = without.map_or(&[][..], focus);
+        let faults = if focus.is_empty() { faults } else { focus.to_vec() };
         let arbiter = match rng.range(0, 10) {
-            0 => ArbiterKind::None { alone_allowed: rng.one_in(2) },
+            0 if focus.is_empty() => ArbiterKind::None { alone_allowed: rng.one_in(2) },
             _ => ArbiterKind::Votes,
         };
         let mut faults = faults;
@@ -785,12 +862,12 @@ impl World {
             }
             self.thaw(host)?;
         }
-        self.push(self.now + QUIET, Happening::Probe);
+        self.push(self.now + PROBE_EVERY, Happening::Probe);
         Ok(())
     }
 
     fn probe(&mut self) -> Result<Option<Summary>, Violation> {
-        let quiet = self.now - QUIET;
+        let quiet = self.quiet_since.unwrap_or(self.now);
         let kinds = [0, 1].map(|h| self.hosts[h].kind());
         let alive = [0, 1].map(|h| self.hosts[h].machine.is_some());
         let record = self.arbiter.record;
@@ -805,9 +882,14 @@ impl World {
         };
         let votes = self.kind == ArbiterKind::Votes;
         let expected = votes && (alive == [true, true] || (0..HOSTS).any(|h| alive[h] && could(h)));
-        let served = self.clients.iter().all(|c| c.since > quiet + QUIET / 2);
+        let served = self.clients.iter().all(|c| c.since > quiet + PROBE_EVERY);
         let protected = kinds.contains(&Some(Kind::PrimaryPaired)) && kinds.contains(&Some(Kind::Backup));
         let view = |record: Option<Record>| record.map_or("none".to_owned(), |r| show(&r));
+        let wrong = expected && !served || votes && alive == [true, true] && !protected;
+        if wrong && self.now < quiet + QUIET {
+            self.push(self.now + PROBE_EVERY, Happening::Probe);
+            return Ok(None);
+        }
         if expected && !served {
             return Err(Violation::Liveness(format!("nobody serves: {kinds:?}, record {}", view(record))));
         }
@@ -831,5 +913,12 @@ pub fn show(r: &Record) -> String {
         Phase::Live => "live",
     };
     let set: Vec<String> = r.ruling.in_sync.iter().map(|m| (m.0 - 1).to_string()).collect();
-    format!("v{} term {} owner {} {} {{{}}}", r.version.0, r.ruling.term.0, r.ruling.owner.0 - 1, phase, set.join(","))
+    format!(
+        "v{} term {} owner {} {} {{{}}}",
+        r.version.0,
+        r.ruling.term.0,
+        r.ruling.owner.0 - 1,
+        phase,
+        set.join(",")
+    )
 }

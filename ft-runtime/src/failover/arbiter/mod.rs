@@ -16,7 +16,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -133,15 +133,10 @@ impl Arbiter {
         // WouldBlock: woken by the deadline.
         let _ = self.wake.read();
         let mut out: Vec<_> = self.refused.drain(..).map(|request| (request, Answer::Unreachable)).collect();
-        loop {
-            match self.answers.try_recv() {
-                Ok((request, answer)) => {
-                    if let Some(at) = self.waiting.iter().position(|(r, _)| *r == request) {
-                        self.waiting.swap_remove(at);
-                        out.push((request, answer));
-                    }
-                }
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+        while let Ok((request, answer)) = self.answers.try_recv() {
+            if let Some(at) = self.waiting.iter().position(|(r, _)| *r == request) {
+                self.waiting.swap_remove(at);
+                out.push((request, answer));
             }
         }
         self.waiting.retain(|(request, deadline)| {

@@ -31,7 +31,9 @@ pub struct Key([u8; 32]);
 
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("cannot read the key {path}: {source}; make one with `head -c 32 /dev/urandom | base64 > {path}; chmod 600 {path}` and copy it to both hosts and the witness")]
+    #[error(
+        "cannot read the key {path}: {source}; make one with `head -c 32 /dev/urandom | base64 > {path}; chmod 600 {path}` and copy it to both hosts and the witness"
+    )]
     Unreadable { path: String, source: io::Error },
     #[error("the key {path} can be read by others (mode {mode:o}): chmod 600 {path}, and make a new one if they did")]
     Exposed { path: String, mode: u32 },

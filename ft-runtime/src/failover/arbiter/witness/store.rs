@@ -25,7 +25,9 @@ pub enum StoreError {
     InUse { path: String },
     #[error("{path} has format {format}; this ft knows {FORMAT}: run the ft that wrote it, or a newer one")]
     Format { path: String, format: u32 },
-    #[error("{path} is damaged ({what}); nothing is granted on a guess: restore it, or remove it and start both hosts of each service anew")]
+    #[error(
+        "{path} is damaged ({what}); nothing is granted on a guess: restore it, or remove it and start both hosts of each service anew"
+    )]
     Damaged { path: String, what: String },
 }
 
@@ -204,7 +206,11 @@ mod tests {
         assert!(why(r#"{"format":2,"more":1}"#).contains("has format 2"));
         assert!(why(r#"{"format":1,"records":{"#).contains("is damaged"));
         assert!(why("").contains("is damaged"));
-        assert!(why(r#"{"format":1,"records":{"a b":{"version":1,"term":1,"owner":"1","in_sync":["1"],"phase":"live"}}}"#)
-            .contains("no name of a service"));
+        assert!(
+            why(
+                r#"{"format":1,"records":{"a b":{"version":1,"term":1,"owner":"1","in_sync":["1"],"phase":"live"}}}"#
+            )
+            .contains("no name of a service")
+        );
     }
 }

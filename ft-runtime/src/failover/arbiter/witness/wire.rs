@@ -185,10 +185,8 @@ impl Request {
         let id = r.u64().map_err(bad(0))?;
         let bad = bad(id);
         let name = r.take(usize::from(length)).map_err(bad)?;
-        let service = std::str::from_utf8(name)
-            .ok()
-            .and_then(|n| ServiceName::new(n).ok())
-            .ok_or((id, Refusal::Malformed))?;
+        let service =
+            std::str::from_utf8(name).ok().and_then(|n| ServiceName::new(n).ok()).ok_or((id, Refusal::Malformed))?;
         let ask = match kind {
             READ => Ask::Read,
             PUT => {
@@ -364,7 +362,11 @@ mod tests {
         let mut outcomes = vec![Ok(Told::Lost(None)), Ok(Told::Current(None))];
         for ruling in rulings() {
             let record = Record { version: Version(5), ruling };
-            outcomes.extend([Ok(Told::Granted(record)), Ok(Told::Lost(Some(record))), Ok(Told::Current(Some(record)))]);
+            outcomes.extend([
+                Ok(Told::Granted(record)),
+                Ok(Told::Lost(Some(record))),
+                Ok(Told::Current(Some(record))),
+            ]);
         }
         outcomes.extend([Refusal::Protocol, Refusal::Full, Refusal::Disk, Refusal::Malformed].map(Err));
         for outcome in outcomes {
