@@ -19,8 +19,10 @@ const AT_RANDOM: [u8; 16] = *b"sixteen equal by";
 
 fn compile(source: &str, out: &str, args: &[&str]) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    // Tests may run as several processes at once: each gets files of its own.
-    let to = dir.join(format!("{out}-{}", std::process::id()));
+    // Tests may run as several processes at once: each gets a directory of its own, for rustc's own files too.
+    let dir = dir.join(format!("launch-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let to = dir.join(out);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests").join(source);
     let rustc = std::env::var_os("RUSTC").unwrap_or("rustc".into());
     let status = Command::new(rustc)

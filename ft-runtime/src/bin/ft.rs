@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use ft_runtime::link::PrivateKey;
+use ft_runtime::failover::arbiter::witness::command as witness;
 use ft_runtime::record::{self, Record};
 use ft_runtime::config::Config;
 use ft_runtime::replay::Replay;
@@ -9,6 +10,7 @@ use ft_runtime::rig::cli::Rig;
 use ft_runtime::start::{EXIT_FT, Error, Show};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::exit;
 use tracing_subscriber::EnvFilter;
@@ -33,6 +35,8 @@ enum Command {
     Status(StatusArgs),
     /// Make this host's key for the link to its peer, and print the public key, which the peer is configured with.
     Keygen(Keygen),
+    /// Keep, on a third machine, the record of who serves: the vote that decides between two hosts.
+    Witness(WitnessArgs),
     /// A pair of hosts on this one machine, to try, test and measure a server.
     #[command(subcommand)]
     Rig(Rig),
@@ -103,6 +107,22 @@ struct Keygen {
 }
 
 #[derive(Args)]
+struct WitnessArgs {
+    /// Where hosts reach it, not over the service network alone.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// The records; written before anything is granted.
+    #[arg(long, value_name = "FILE")]
+    state: PathBuf,
+    /// The secret that hosts and witness share.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_key")]
+    key: Option<PathBuf>,
+    /// Believe whoever connects.
+    #[arg(long)]
+    no_key: bool,
+}
+
+#[derive(Args)]
 struct Guest {
     /// Write a line per system call into FILE.
     #[arg(long, value_name = "FILE")]
@@ -162,6 +182,16 @@ fn run(cli: Cli) -> Result<i32, Error> {
             let said = writeln!(std::io::stdout(), "{}", key.public());
             said.map_err(|source| Error::Io { what: "printing the public key".into(), source })?;
             Ok(0)
+        }
+        Command::Witness(w) => {
+            let witness = witness::Command { listen: w.listen, state: w.state, key: w.key, no_key: w.no_key };
+            match witness.run() {
+                Ok(never) => match never {},
+                Err(e) => {
+                    eprintln!("ft witness: {e}");
+                    Ok(EXIT_FT)
+                }
+            }
         }
     }
 }

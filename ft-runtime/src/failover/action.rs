@@ -10,10 +10,19 @@ use std::fmt;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    StartTimer { timer: Timer, after_ms: u64 },
+    StartTimer {
+        timer: Timer,
+        after_ms: u64,
+    },
     CancelTimer(Timer),
-    ArbiterRead { request: RequestId },
-    ArbiterPut { request: RequestId, expect: Version, ruling: Ruling },
+    ArbiterRead {
+        request: RequestId,
+    },
+    ArbiterPut {
+        request: RequestId,
+        expect: Version,
+        ruling: Ruling,
+    },
     Send(Message),
     /// Which output may leave. Holds from the moment of this action, also for what waits in queues.
     Output(Output),
@@ -55,7 +64,7 @@ pub enum Output {
 pub enum Lease {
     /// Nothing renews it: it runs out.
     Expire,
-    /// An acknowledgement renews it, counted from when what it answers was *sent*.
+    /// An acknowledgement renews it, counted from when the heartbeat that it echoes was *sent*.
     ByPeer,
     /// The engine's own turns renew it: nobody else can be granted.
     Own,
@@ -81,23 +90,51 @@ pub enum Farewell {
 pub enum Report {
     WaitingForPeer,
     ColdStart,
-    Following { term: Term },
-    Claiming { term: Term, why: ClaimCause },
-    Retreated { term: Term },
+    Following {
+        term: Term,
+    },
+    Claiming {
+        term: Term,
+        why: ClaimCause,
+    },
+    Retreated {
+        term: Term,
+    },
     NotGranted,
-    Live { term: Term },
-    Protected { term: Term },
+    Live {
+        term: Term,
+    },
+    Protected {
+        term: Term,
+    },
     /// Serves without a backup.
-    Unprotected { term: Term, why: Unprotected },
+    Unprotected {
+        term: Term,
+        why: Unprotected,
+    },
     /// Can reach neither the backup nor the arbiter: holds all output.
     Mute,
-    Resumed { term: Term },
+    Resumed {
+        term: Term,
+    },
     Frozen,
-    Yielding { term: Term, why: Yield },
-    Deposed { owner: HostId, term: Term },
-    DroppedOut { why: Drop },
-    Dismissed { why: Drop },
-    NoTakeoverWithoutArbiter { why: ClaimCause },
+    Yielding {
+        term: Term,
+        why: Yield,
+    },
+    Deposed {
+        owner: HostId,
+        term: Term,
+    },
+    DroppedOut {
+        why: Drop,
+    },
+    Dismissed {
+        why: Drop,
+    },
+    NoTakeoverWithoutArbiter {
+        why: ClaimCause,
+    },
     ArbiterLost,
     ArbiterBack,
     ArbiterEmpty,

@@ -64,7 +64,7 @@ pub struct Book {
     known: Option<Record>,
     /// The highest version that a put of ours expected: later records show that none of them is on its way.
     expected: Option<Version>,
-    /// The last request was answered.
+    /// The last request was answered, and with nothing older than what is known.
     reachable: bool,
 }
 
@@ -85,10 +85,6 @@ impl Book {
 
     pub fn is_waiting(&self) -> bool {
         self.waiting != Waiting::Nothing
-    }
-
-    pub fn is_putting(&self) -> bool {
-        matches!(self.waiting, Waiting::Put(_))
     }
 
     /// Asks for the record. The answer to any request before is not waited for any longer.
@@ -116,26 +112,28 @@ impl Book {
         let record = match answer {
             Answer::Granted(record) => Some(record),
             Answer::Lost(record) | Answer::Current(record) => record,
-            Answer::TimedOut | Answer::Unreachable => {
-                if self.reachable {
-                    self.reachable = false;
-                    out.push(Action::Report(Report::ArbiterLost));
-                }
-                return Some(News::Silence);
-            }
+            Answer::TimedOut | Answer::Unreachable => return Some(self.lost(Report::ArbiterLost, out)),
         };
+        let version = record.map_or(Version::ABSENT, |r| r.version);
+        if self.known.is_some_and(|k| k.version > version) {
+            // Nothing but a lost disk makes an arbiter forget. What it says now can't be trusted with anything.
+            return Some(self.lost(Report::ArbiterForgot, out));
+        }
         if !self.reachable {
             self.reachable = true;
             out.push(Action::Report(Report::ArbiterBack));
         }
-        let version = record.map_or(Version::ABSENT, |r| r.version);
-        if self.known.is_some_and(|k| k.version > version) {
-            // Nothing but a lost disk makes an arbiter forget. What it says now can't be trusted with anything.
-            out.push(Action::Report(Report::ArbiterForgot));
-            return Some(News::Silence);
-        }
         self.known = record;
         let settled = self.expected.is_none_or(|e| version > e);
         Some(News::Heard(Heard { record, settled }))
+    }
+
+    /// Told once, at the first request that shows it.
+    fn lost(&mut self, report: Report, out: &mut Vec<Action>) -> News {
+        if self.reachable {
+            self.reachable = false;
+            out.push(Action::Report(report));
+        }
+        News::Silence
     }
 }

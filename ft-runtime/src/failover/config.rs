@@ -44,7 +44,8 @@ pub struct Timing {
     pub head_start_ms: u64,
     /// How long a host that was frozen, or yields, gives the other one to finish taking over.
     pub patience_ms: u64,
-    /// How long a starting host waits for its peer before it considers starting without.
+    /// How long a starting host waits for its peer before it starts without, where the record says that nobody else has
+    /// the state, or says that it waits.
     pub peer_wait_ms: u64,
     pub arbiter_retry_ms: u64,
     pub arbiter_check_ms: u64,

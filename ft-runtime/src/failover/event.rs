@@ -11,7 +11,12 @@ pub enum Event {
     LinkUp,
     LinkDown(LinkEnd),
     /// The peer's engine runs: its heartbeat came in, after everything it had sent before.
-    HeartbeatSeen { service_ok: bool },
+    ///
+    /// Heartbeats alone carry the time that acknowledgements echo, and each is told here before its echo leaves: so a
+    /// silence, which outlasts the lease, outlasts every lease that was renewed.
+    HeartbeatSeen {
+        service_ok: bool,
+    },
     Peer(Message),
     /// The backup acknowledges, but too far behind the log, for longer than the configuration allows.
     PeerLags,
@@ -19,13 +24,18 @@ pub enum Event {
     PeerCaughtUp,
     GuestStarted,
     GuestDied,
-    ReplayDone { upto: LogIndex },
+    ReplayDone {
+        upto: LogIndex,
+    },
     ReplayFailed,
     SocketsRestored,
     RestoreFailed,
     /// Gate shut, queue dropped, sockets and address gone, guest ended.
     Demoted,
-    Arbiter { request: RequestId, answer: Answer },
+    Arbiter {
+        request: RequestId,
+        answer: Answer,
+    },
     /// This host's own probes of the service network.
     ServiceNet(ServiceNet),
     /// This host did not run for longer than its lease lasts.

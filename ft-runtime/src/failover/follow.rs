@@ -104,7 +104,10 @@ impl Step for Following {
                 role if role.is_stateless() => return self.claim(cx, ClaimCause::PeerRestarted, PeerLease::Out),
                 _ => {}
             },
-            Event::Peer(Message::Ping { nonce }) => cx.send(Message::Pong { nonce }),
+            Event::Peer(Message::Ping { nonce }) => {
+                cx.send(Message::Pong { nonce });
+                listen(cx);
+            }
             Event::Peer(Message::InSync { term }) => {
                 self.term = self.term.max(term);
                 cx.report(Report::Following { term: self.term });
@@ -284,10 +287,9 @@ impl Step for Claiming {
 
     fn hear(self, cx: &mut Context, heard: &Heard) -> State {
         let record = heard.record().copied();
-        if record.is_some_and(|r| self.is_mine(cx, &r.ruling)) {
-            if let Some(granted) = TermGranted::by_arbiter(cx.config.me, heard) {
-                return Replaying::begin(cx, granted, self.source, self.lease);
-            }
+        let mine = record.filter(|r| self.is_mine(cx, &r.ruling));
+        if let Some(granted) = mine.and_then(|_| TermGranted::by_arbiter(cx.config.me, heard)) {
+            return Replaying::begin(cx, granted, self.source, self.lease);
         }
         if self.why == ClaimCause::Cold {
             // Somebody else was faster, or is there after all.

@@ -6,7 +6,7 @@ use ft_log::ids::Term;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
     pub role: Role,
-    /// The latest term the sender serves or follows in, or tries for.
+    /// The latest term the sender serves or follows in, or tries for; 0 if none.
     pub term: Term,
 }
 
@@ -45,24 +45,44 @@ pub enum Preferred {
 pub enum Message {
     Hello(Hello),
     /// The sender's gate is shut until it knows better. Are you still following?
-    Ping { nonce: u64 },
+    Ping {
+        nonce: u64,
+    },
     /// When this was sent, the sender followed and had claimed nothing.
-    Pong { nonce: u64 },
+    Pong {
+        nonce: u64,
+    },
     /// All log before this makes you complete, and my output waits for you from here on.
-    Adding { term: Term, nonce: u64 },
+    Adding {
+        term: Term,
+        nonce: u64,
+    },
     /// I hold everything up to your [`Message::Adding`] of this number. An older one doesn't count: the sender may have
     /// given it up and gone on alone in between.
-    Ready { nonce: u64 },
+    Ready {
+        nonce: u64,
+    },
     /// The arbiter has you in the set.
-    InSync { term: Term },
+    InSync {
+        term: Term,
+    },
     /// My gate is shut and stays shut. Take over.
-    TakeOver { term: Term, why: Yield },
+    TakeOver {
+        term: Term,
+        why: Yield,
+    },
     /// I can't, and gave up what I had.
-    CannotTakeOver { term: Term },
+    CannotTakeOver {
+        term: Term,
+    },
     /// Don't count on me any longer.
-    DropOut { why: Drop },
+    DropOut {
+        why: Drop,
+    },
     /// I don't count on you any longer.
-    Dismissed { why: Drop },
+    Dismissed {
+        why: Drop,
+    },
 }
 
 /// Why a primary hands over.

@@ -5,9 +5,11 @@
 //! engine's one task, or a simulation) turns what happens into [`event::Event`]s and does the [`action::Action`]s in
 //! their order.
 //!
-//! docs/PROTOCOL.md has the record and what goes over wires, docs/decisions/ why it is so.
+//! docs/PROTOCOL.md has the record and what goes over wires, docs/decisions/0008-who-serves.md why it is so and what a
+//! driver owes; tests/failover_sim holds machine and duties to it.
 
 pub mod action;
+pub mod arbiter;
 pub mod book;
 pub mod config;
 pub mod event;

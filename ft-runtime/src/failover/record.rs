@@ -100,11 +100,7 @@ pub struct Record {
 /// `Ok`: the record to keep. `Err`: the put is void; what stands.
 pub fn compare_and_put(stands: Option<Record>, expect: Version, ruling: Ruling) -> Result<Record, Option<Record>> {
     let version = stands.map_or(Version::ABSENT, |r| r.version);
-    if version == expect && ruling.is_sound() {
-        Ok(Record { version: version.next(), ruling })
-    } else {
-        Err(stands)
-    }
+    if version == expect && ruling.is_sound() { Ok(Record { version: version.next(), ruling }) } else { Err(stands) }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! [`TermGranted`] -> [`ReplayDone`] -> [`SocketsRestored`] -> [`Live`] -> [`GateKey`]: each consumes the one before,
 //! and nothing outside `failover` makes any of them, so no code can open the gate of a host that skipped a step.
 //!
-//! ```compile_fail
+//! ```compile_fail,E0451
 //! use ft_runtime::failover::rights::Live;
 //! let forged = Live { term: ft_log::ids::Term(7) };
 //! ```

@@ -70,9 +70,6 @@ fn hold(cx: &mut Context) {
 
 /// The record has no place for this host any more.
 fn deposed(cx: &mut Context, owner: HostId, term: Term) -> State {
-    cx.act(Action::Output(Output::Held));
-    cx.act(Action::Lease(Lease::Expire));
-    cx.act(Action::DropQueue);
     cx.report(Report::Deposed { owner, term });
     cx.demote(After::Join, Farewell::Silent)
 }
@@ -201,7 +198,6 @@ impl Serving {
 
 /// Nobody can go on with the service. Its clients are told by a reset.
 fn end_alone(cx: &mut Context, why: Yield, then: After) -> State {
-    cx.act(Action::Output(Output::Held));
     let why = match (why, then) {
         (_, After::Fail(why)) => why,
         (Yield::Diverged, _) => Failure::Diverged,
@@ -346,13 +342,16 @@ pub struct Holding {
     manners: Manners,
     /// The question to the peer whose answer counts.
     asked: Option<u64>,
+    /// The same for a peer that was given all state anew meanwhile. Only where nothing takes over by itself: elsewhere
+    /// the peer may have served, and lost it again, without this host knowing; only the arbiter tells.
+    invited: Option<u64>,
 }
 
 impl Holding {
     fn begin(cx: &mut Context, live: Live, why: Unprotected, peer: Peer, manners: Manners) -> State {
         hold(cx);
         let asked = if peer == Peer::MayResume { cx.ping() } else { None };
-        let holding = Self { live, why, peer, manners, asked };
+        let holding = Self { live, why, peer, manners, asked, invited: None };
         match cx.config.arbiter {
             ArbiterKind::None { alone_allowed: true } => {
                 let alone = holding.live.alone_unarbitrated();
@@ -405,22 +404,32 @@ impl Step for Holding {
                 return Serving::rejoined(cx, self.live);
             }
             Event::Peer(Message::Hello(hello)) => match hello.role {
+                // It says so again only after it has failed in between.
+                Role::Joining if self.invited.is_some() => {}
                 role if role.is_stateless() => {
                     self.peer = Peer::Gone;
-                    self.asked = None;
+                    (self.asked, self.invited) = (None, None);
                 }
                 Role::Backup => self.ask(cx),
                 _ => {}
             },
             Event::Peer(Message::DropOut { .. } | Message::CannotTakeOver { .. }) => {
                 self.peer = Peer::Gone;
-                self.asked = None;
+                (self.asked, self.invited) = (None, None);
                 if self.manners == Manners::Patient {
                     self.manners = Manners::AtOnce;
                     cx.read();
                 }
             }
-            Event::LinkDown(_) => self.asked = None,
+            Event::LinkDown(_) => (self.asked, self.invited) = (None, None),
+            Event::PeerCaughtUp if !cx.votes() && cx.link.role() == Some(Role::Joining) && self.invited.is_none() => {
+                let nonce = cx.nonce();
+                cx.send(Message::Adding { term: self.live.term(), nonce });
+                self.invited = Some(nonce);
+            }
+            Event::Peer(Message::Ready { nonce }) if self.invited == Some(nonce) => {
+                return Serving::rejoined(cx, self.live);
+            }
             Event::Timer(Timer::Patience) => {
                 self.manners = Manners::AtOnce;
                 cx.read();
@@ -434,7 +443,7 @@ impl Step for Holding {
             Event::Diverged(Blame::Primary) => return self.hand_over(cx, Yield::Diverged, After::Join),
             Event::Diverged(_) => {
                 self.peer = Peer::Gone;
-                self.asked = None;
+                (self.asked, self.invited) = (None, None);
             }
             Event::Operator(Command::Shutdown) => {
                 return self.hand_over(cx, Yield::Shutdown, After::Fail(Failure::Shutdown));
@@ -467,7 +476,7 @@ impl Step for Holding {
     }
 
     fn role(&self, _: &Context) -> Role {
-        Role::Primary { waits: self.peer != Peer::Gone }
+        Role::Primary { waits: self.peer != Peer::Gone || self.invited.is_some() }
     }
 
     fn term(&self, _: &Context) -> Term {
@@ -506,7 +515,7 @@ impl Rechecking {
         match was {
             Was::Alone(alone) if !cx.votes() => {
                 // There is nobody to ask; and nobody else takes over but by a person.
-                return Serving::resume_alone(cx, live, alone);
+                Serving::resume_alone(cx, live, alone)
             }
             Was::Alone(_) => {
                 cx.book.read(&mut cx.out);
@@ -588,9 +597,7 @@ impl Step for Rechecking {
         };
         match (standing(cx, &record.ruling), self.was) {
             (Standing::Lost, _) => deposed(cx, record.ruling.owner, record.ruling.term),
-            (Standing::Claimed, was) => {
-                Self { was, ..self }.lose(cx, Unprotected::ClaimBeaten, Peer::MayResume)
-            }
+            (Standing::Claimed, was) => Self { was, ..self }.lose(cx, Unprotected::ClaimBeaten, Peer::MayResume),
             (Standing::Mine, Was::Alone(before)) => match self.live.alone(me, heard) {
                 Ok((live, alone)) => Serving::resume_alone(cx, live, alone),
                 Err(live) => {
@@ -617,6 +624,7 @@ impl Step for Rechecking {
                     peer: Peer::Gone,
                     manners: Manners::AtOnce,
                     asked: None,
+                    invited: None,
                 })
             }
         }

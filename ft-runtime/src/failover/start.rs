@@ -88,15 +88,13 @@ impl Starting {
             (_, Some(Role::Empty { .. })) => me < cx.config.peer,
             _ => true,
         };
-        let prefers_primary = cx.config.prefers == Preferred::Primary;
         match (cx.config.arbiter, &self.record) {
-            (ArbiterKind::None { alone_allowed }, _) => {
-                start_if(if peer_stateless { first } else { self.waited && prefers_primary && alone_allowed })
-            }
+            // Nothing but the other host's own word says that it has no state, and nothing but the same reckoning on
+            // both that one of them starts.
+            (ArbiterKind::None { .. }, _) => start_if(matches!(peer, Some(Role::Empty { .. })) && first),
             (ArbiterKind::Votes, Seen::Nothing) => Verdict::Wait,
-            (ArbiterKind::Votes, Seen::Absent) => {
-                start_if(if peer_stateless { first } else { self.waited && prefers_primary })
-            }
+            // A new service; or an arbiter that lost its state, or a share that isn't mounted. The other host knows.
+            (ArbiterKind::Votes, Seen::Absent) => start_if(peer_stateless && first),
             (ArbiterKind::Votes, Seen::Record(r)) => {
                 let alone = !r.ruling.in_sync.contains(cx.config.peer);
                 start_if(r.ruling.owner == me && (peer_stateless || self.waited && alone))
@@ -119,7 +117,7 @@ impl Step for Starting {
                 next
             }
             Event::Operator(Command::Force) => Claiming::cold(cx, true),
-            Event::Operator(Command::Shutdown) => Failed::new(cx, Failure::Shutdown),
+            Event::Operator(Command::Shutdown) => Failed::enter(cx, Failure::Shutdown),
             _ => State::Starting(self),
         }
     }
@@ -138,8 +136,8 @@ impl Step for Starting {
         Role::Empty { prefers: cx.config.prefers }
     }
 
-    fn term(&self, cx: &Context) -> Term {
-        cx.known_term()
+    fn term(&self, _: &Context) -> Term {
+        Term(0)
     }
 }
 
@@ -180,8 +178,8 @@ impl Step for Joining {
         Role::Joining
     }
 
-    fn term(&self, cx: &Context) -> Term {
-        cx.known_term()
+    fn term(&self, _: &Context) -> Term {
+        Term(0)
     }
 }
 
@@ -200,10 +198,8 @@ impl Step for Demoting {
                     _ => State::Joining(Joining),
                 }
             }
-            (Event::Demoted, After::Fail(why)) => Failed::new(cx, why),
-            (Event::Operator(Command::Shutdown), _) => {
-                State::Demoting(Self { then: After::Fail(Failure::Shutdown) })
-            }
+            (Event::Demoted, After::Fail(why)) => Failed::enter(cx, why),
+            (Event::Operator(Command::Shutdown), _) => State::Demoting(Self { then: After::Fail(Failure::Shutdown) }),
             (Event::Operator(Command::Force), _) => {
                 cx.report(Report::Refused(Refusal::ForceBusy));
                 State::Demoting(self)
@@ -225,8 +221,8 @@ impl Step for Demoting {
         Role::Failed
     }
 
-    fn term(&self, cx: &Context) -> Term {
-        cx.known_term()
+    fn term(&self, _: &Context) -> Term {
+        Term(0)
     }
 }
 
@@ -236,7 +232,7 @@ pub struct Failed {
 }
 
 impl Failed {
-    pub(super) fn new(cx: &mut Context, why: Failure) -> State {
+    pub(super) fn enter(cx: &mut Context, why: Failure) -> State {
         cx.act(Action::Output(Output::Held));
         cx.act(Action::Lease(Lease::Expire));
         cx.act(Action::Acks(Acks::Off));
@@ -266,8 +262,8 @@ impl Step for Failed {
         Role::Failed
     }
 
-    fn term(&self, cx: &Context) -> Term {
-        cx.known_term()
+    fn term(&self, _: &Context) -> Term {
+        Term(0)
     }
 }
 

@@ -260,11 +260,7 @@ impl Machine {
 /// What every state does alike; then the state's own part.
 fn prelude(state: State, cx: &mut Context, event: Event) -> State {
     match event {
-        Event::Start => {
-            if cx.votes() {
-                cx.start(Timer::ArbiterCheck, cx.config.timing.arbiter_check_ms);
-            }
-        }
+        Event::Start if cx.votes() => cx.start(Timer::ArbiterCheck, cx.config.timing.arbiter_check_ms),
         Event::LinkUp => {
             cx.link = Link::Up { peer: None, peer_service_ok: true };
             cx.said = None;
@@ -427,14 +423,18 @@ impl State {
             Timer::ArbiterCheck => true,
             Timer::Retry => !matches!(
                 self.kind(),
-                Kind::Joining | Kind::Backup | Kind::PrimaryAlone | Kind::PrimaryPaired | Kind::Demoting | Kind::Failed
+                Kind::Joining
+                    | Kind::Backup
+                    | Kind::PrimaryAlone
+                    | Kind::PrimaryPaired
+                    | Kind::Demoting
+                    | Kind::Failed
             ),
             Timer::PeerWait => matches!(self, Self::Starting(_)),
             Timer::HeadStart => matches!(self, Self::Backup(_)),
-            Timer::Silence => matches!(
-                self.kind(),
-                Kind::Backup | Kind::PrimaryAdding | Kind::PrimaryPaired | Kind::Rechecking
-            ),
+            Timer::Silence => {
+                matches!(self.kind(), Kind::Backup | Kind::PrimaryAdding | Kind::PrimaryPaired | Kind::Rechecking)
+            }
             Timer::PeerLease => matches!(self, Self::Claiming(_) | Self::Replaying(_) | Self::Restoring(_)),
             Timer::Patience => matches!(self, Self::Removing(_) | Self::Mute(_) | Self::Yielding(_)),
         }

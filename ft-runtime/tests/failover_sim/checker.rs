@@ -1,12 +1,26 @@
 //! What must hold, judged from outside: by what left hosts, what clients were told, and what the arbiter keeps. Nothing
 //! here asks a host what it thinks it may do.
 
-use super::world::{Entry, HOSTS, Micros};
+use super::world::{Entry, HOSTS};
 use ft_runtime::failover::record::{Phase, Record};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Violation(pub String);
+pub enum Violation {
+    /// Something happened that must never.
+    Safety(String),
+    /// Something did not happen that had to.
+    Liveness(String),
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Safety(what) => write!(f, "{what}"),
+            Self::Liveness(what) => write!(f, "(liveness) {what}"),
+        }
+    }
+}
 
 /// What a host truly has, whatever it believes.
 pub struct Truth<'a> {
@@ -23,8 +37,8 @@ pub struct Checker {
     lineage: u64,
     /// The longest log of the present life that each host ever held.
     held: [usize; HOSTS],
+    /// When each host opened its gate last, counted over both. Nobody sends after the other one has.
     opened: [u64; HOSTS],
-    last_sent: [u64; HOSTS],
     sequence: u64,
     pub stale_sends: u64,
     pub answers: u64,
@@ -41,7 +55,14 @@ impl Checker {
     }
 
     /// A put took effect. `cold`: its sender has no state and says so.
-    pub fn on_put(&mut self, before: Option<Record>, after: Record, cold: bool, truths: &[Truth; HOSTS], index: impl Fn(u64) -> usize) -> Result<(), Violation> {
+    pub fn on_put(
+        &mut self,
+        before: Option<Record>,
+        after: Record,
+        cold: bool,
+        truths: &[Truth; HOSTS],
+        index: impl Fn(u64) -> usize,
+    ) -> Result<(), Violation> {
         let owner = index(after.ruling.owner.0);
         let granted = match before {
             None => true,
@@ -52,17 +73,24 @@ impl Checker {
         }
         if let Some(b) = before {
             if after.ruling.term < b.ruling.term {
-                return Err(Violation(format!("the term went back: {b:?} -> {after:?}")));
+                return Err(Violation::Safety(format!("the term went back: {b:?} -> {after:?}")));
             }
-            if b.ruling.phase == Phase::Live && b.ruling.owner != after.ruling.owner && !b.ruling.in_sync.contains(after.ruling.owner) {
-                return Err(Violation(format!("host {owner} was granted and is not in the set: {b:?} -> {after:?}")));
+            if b.ruling.phase == Phase::Live
+                && b.ruling.owner != after.ruling.owner
+                && !b.ruling.in_sync.contains(after.ruling.owner)
+            {
+                return Err(Violation::Safety(format!(
+                    "host {owner} was granted and is not in the set: {b:?} -> {after:?}"
+                )));
             }
         }
         if cold {
             let other = 1 - owner;
             let counted = before.is_some_and(|b| b.ruling.in_sync.iter().any(|m| index(m.0) == other));
             if counted && truths[other].holds_state {
-                return Err(Violation(format!("host {owner} starts cold while host {other} holds everything")));
+                return Err(Violation::Safety(format!(
+                    "host {owner} starts cold while host {other} holds everything"
+                )));
             }
             return Ok(());
         }
@@ -72,11 +100,11 @@ impl Checker {
 
     fn complete(&self, host: usize, truth: &Truth, what: &str) -> Result<(), Violation> {
         if truth.lineage != self.lineage {
-            return Err(Violation(format!("host {host} {what} with the state of another life")));
+            return Err(Violation::Safety(format!("host {host} {what} with the state of another life")));
         }
         for (request, (at, entry)) in &self.told {
             if truth.log.get(*at) != Some(entry) {
-                return Err(Violation(format!(
+                return Err(Violation::Safety(format!(
                     "host {host} {what} without what a client was told: request {request} at {at}: {:?}, not {entry:?}",
                     truth.log.get(*at)
                 )));
@@ -112,17 +140,15 @@ impl Checker {
         host_id: u64,
     ) -> Result<(), Violation> {
         let other = 1 - host;
-        if self.last_sent[other] > self.opened[host] {
+        if self.opened[other] > self.opened[host] {
             // What the other one holds too, or what is of a life that ended with all that was known of it.
             let harmless = upto.is_none_or(|n| self.held[other] >= n || truths[host].lineage != self.lineage);
             if blind && harmless {
                 self.stale_sends += 1;
                 return Ok(());
             }
-            return Err(Violation(format!("host {host} sends although host {other} has taken over")));
+            return Err(Violation::Safety(format!("host {host} sends although host {other} has taken over")));
         }
-        self.sequence += 1;
-        self.last_sent[host] = self.sequence;
         let Some(upto) = upto else { return Ok(()) };
         let committed = truths[host].lineage == self.lineage && self.held[other] >= upto;
         let alone = record.is_some_and(|r| {
@@ -131,7 +157,7 @@ impl Checker {
                 && r.ruling.in_sync.iter().all(|m| m.0 == host_id)
         });
         if !committed && !alone {
-            return Err(Violation(format!(
+            return Err(Violation::Safety(format!(
                 "host {host} sends what depends on entry {upto}, host {other} held {} at most, and the record is {record:?}",
                 self.held[other]
             )));
@@ -147,17 +173,13 @@ impl Checker {
         }
         self.answers += 1;
         match self.told.get(&request) {
-            Some(before) if before != &(at, entry.clone()) => {
-                Err(Violation(format!("request {request} was answered {before:?} before and {at} {entry:?} now")))
-            }
+            Some(before) if before != &(at, entry.clone()) => Err(Violation::Safety(format!(
+                "request {request} was answered {before:?} before and {at} {entry:?} now"
+            ))),
             _ => {
                 self.told.insert(request, (at, entry.clone()));
                 Ok(())
             }
         }
-    }
-
-    pub fn fail(&self, at: Micros, what: String) -> Violation {
-        Violation(format!("at {} ms: {what}", at / 1000))
     }
 }

@@ -3,15 +3,15 @@
 use super::checker::{Truth, Violation};
 use super::rng::Rng;
 use super::world::{Entry, Input, LINK_IDLE_MS, MS, Micros, Op, Wire, Without, World, show, timing};
+use ft_log::ids::LogIndex;
+use ft_runtime::failover::Message;
 use ft_runtime::failover::action::{Acks, Action, Lease, Output};
 use ft_runtime::failover::book::{Answer, RequestId};
 use ft_runtime::failover::config::{ArbiterKind, Config, DivergencePolicy};
-use ft_runtime::failover::event::{Event, LinkEnd, ServiceNet, Timer};
+use ft_runtime::failover::event::{Command, Event, LinkEnd, ServiceNet, Timer};
 use ft_runtime::failover::message::{Preferred, Role};
 use ft_runtime::failover::record::{HostId, Members, Phase, Record, Version};
 use ft_runtime::failover::state::{Kind, Machine};
-use ft_runtime::failover::Message;
-use ft_log::ids::LogIndex;
 use std::collections::{BTreeMap, VecDeque};
 
 /// When an address is announced after the gate has opened.
@@ -74,6 +74,8 @@ pub struct Host {
     io: u64,
     service_ok: bool,
     asked: BTreeMap<RequestId, Op>,
+    /// The number of the last invitation sent.
+    invited: u64,
     /// For [`Without::Settled`]: how far the versions told to the machine run ahead.
     ahead: u64,
 }
@@ -114,6 +116,7 @@ impl Host {
             io: 0,
             service_ok: true,
             asked: BTreeMap::new(),
+            invited: 0,
             ahead: 0,
         }
     }
@@ -126,12 +129,12 @@ impl Host {
         self.machine.as_ref().map(Machine::kind)
     }
 
-    pub fn boot(&mut self) {
+    pub fn boot(&mut self, arbiter: ArbiterKind) {
         let config = Config {
             me: self.id(),
             peer: HostId(2 - self.index as u64),
             prefers: if self.index == 0 { Preferred::Primary } else { Preferred::Backup },
-            arbiter: ArbiterKind::Votes,
+            arbiter,
             divergence: DivergencePolicy::Reseed,
             timing: timing(),
         };
@@ -154,7 +157,8 @@ impl Host {
     /// The host's clock, in its own microseconds.
     pub fn clock(&self, now: Micros) -> u64 {
         let counted = (now - self.lost) as i64;
-        (counted + counted / 1_000_000 * self.rate_ppm + counted % 1_000_000 * self.rate_ppm / 1_000_000) as u64 + self.offset
+        (counted + counted / 1_000_000 * self.rate_ppm + counted % 1_000_000 * self.rate_ppm / 1_000_000) as u64
+            + self.offset
     }
 
     /// Real time in which the host's clock goes on by this much, if it isn't stopped.
@@ -185,10 +189,7 @@ impl Host {
 
     pub fn truth(&self) -> Truth<'_> {
         let holds_state = self.guest
-            && !matches!(
-                self.kind(),
-                None | Some(Kind::Starting | Kind::Joining | Kind::Demoting | Kind::Failed)
-            );
+            && !matches!(self.kind(), None | Some(Kind::Starting | Kind::Joining | Kind::Demoting | Kind::Failed));
         Truth { log: &self.log, lineage: self.lineage, holds_state }
     }
 
@@ -255,10 +256,10 @@ impl World {
                 if timer == Timer::PeerLease && self.without(Without::PeerLease) {
                     after_ms = 0;
                 }
-                if timer == Timer::Retry && self.without(Without::Retry)
-                    || timer == Timer::Silence && self.without(Without::Silence)
-                {
-                    return Ok(());
+                match timer {
+                    Timer::Retry | Timer::ArbiterCheck if self.without(Without::Retry) => return Ok(()),
+                    Timer::Silence if self.without(Without::Silence) => return Ok(()),
+                    _ => {}
                 }
                 self.start_timer(host, timer, after_ms);
             }
@@ -278,6 +279,9 @@ impl World {
                 self.ask_arbiter(host, request, op);
             }
             Action::Send(message) => {
+                if let Message::Adding { nonce, .. } = message {
+                    self.hosts[host].invited = nonce;
+                }
                 if let Some(epoch) = self.hosts[host].link {
                     self.send(host, epoch, Wire::Say(message));
                 }
@@ -406,7 +410,10 @@ impl World {
                     return Ok(());
                 }
                 if h.link.is_some() {
-                    self.host_input(host, Input::LinkDown { epoch: self.hosts[host].link.unwrap_or(0), end: LinkEnd::Closed })?;
+                    self.host_input(
+                        host,
+                        Input::LinkDown { epoch: self.hosts[host].link.unwrap_or(0), end: LinkEnd::Closed },
+                    )?;
                 }
                 let h = &mut self.hosts[host];
                 h.link = Some(epoch);
@@ -494,6 +501,7 @@ impl World {
             }
             Input::WhoHas => self.say_address(host)?,
             Input::Request { client, request, poison } => self.request(host, client, request, poison)?,
+            Input::Force => self.host_event(host, Event::Operator(Command::Force))?,
             Input::GuestKilled => self.guest_dies(host)?,
             Input::Lags => self.host_event(host, Event::PeerLags)?,
             Input::ProbeService => {
@@ -570,7 +578,7 @@ impl World {
         let local = h.clock(now);
         if let Some(epoch) = h.link {
             let beat = Wire::Beat { sent_local: local, service_ok: h.service_ok };
-            let idle = local - h.link_heard > LINK_IDLE_MS * MS;
+            let idle = local - h.link_heard > LINK_IDLE_MS * MS && self.without != Some(Without::Silence);
             if idle {
                 self.close_link(host);
                 self.hosts[host].streams = false;
@@ -586,7 +594,8 @@ impl World {
     fn caught_up(&mut self, host: usize) -> Result<(), Violation> {
         let h = &self.hosts[host];
         let near = h.streams && h.acked + 3 >= h.log.len();
-        if h.kind() == Some(Kind::PrimaryAlone) && h.peer_role == Some(Role::Joining) && near {
+        let may_invite = matches!(h.kind(), Some(Kind::PrimaryAlone | Kind::Removing | Kind::Mute));
+        if may_invite && h.peer_role == Some(Role::Joining) && near {
             self.host_event(host, Event::PeerCaughtUp)?;
         }
         Ok(())
@@ -612,12 +621,13 @@ impl World {
                         self.hosts[host].streams = false;
                     }
                 }
-                self.host_event(host, Event::Peer(message))?;
-                if self.without(Without::HonestPong) {
-                    if let (Message::Ping { nonce }, Some(epoch)) = (message, self.hosts[host].link) {
-                        self.send(host, epoch, Wire::Say(Message::Pong { nonce }));
+                let message = match message {
+                    Message::Ready { .. } if self.without(Without::InviteNumbers) => {
+                        Message::Ready { nonce: self.hosts[host].invited }
                     }
-                }
+                    other => other,
+                };
+                self.host_event(host, Event::Peer(message))?;
                 self.stream(host);
             }
             Wire::Seed { lineage, log } => {
@@ -631,9 +641,8 @@ impl World {
                     self.acknowledge(host);
                 }
             }
-            Wire::Entry { index, entry, sent_local } => {
+            Wire::Entry { index, entry } => {
                 let h = &mut self.hosts[host];
-                h.echo = Some(sent_local);
                 let follows = matches!(h.kind(), Some(Kind::Joining | Kind::Backup | Kind::Claiming));
                 if follows && h.takes_entries && h.guest && h.log.len() + 1 == index {
                     let poison = entry.poison;
@@ -652,7 +661,7 @@ impl World {
             }
             Wire::Ack { lineage, upto, echo } => {
                 let h = &mut self.hosts[host];
-                if lineage == h.lineage {
+                if lineage == h.lineage || self.without == Some(Without::AcksNameTheirLog) {
                     h.acked = h.acked.max(upto);
                 }
                 if let (Lease::ByPeer, Some(echo)) = (h.lease, echo) {
@@ -672,23 +681,23 @@ impl World {
         if h.streams || !h.serves() || !h.guest {
             return;
         }
-        let local = h.clock(self.now);
         match role {
             Role::Joining => {
-                let log = if self.without(Without::Completeness) { Vec::new() } else { h.log.clone() };
+                let mut log = h.log.clone();
+                if self.without(Without::Completeness) {
+                    log.iter_mut().for_each(|e| e.stamp = 0);
+                }
                 let seed = Wire::Seed { lineage: h.lineage, log };
                 self.hosts[host].streams = true;
                 self.hosts[host].acked = 0;
                 self.send(host, epoch, seed);
             }
             Role::Backup | Role::Taking => {
-                if let Some((lineage, have)) = h.peer_stream {
-                    if lineage == h.lineage {
-                        let rest: Vec<_> = h.log[have.min(h.log.len())..].to_vec();
-                        self.hosts[host].streams = true;
-                        for (k, entry) in rest.into_iter().enumerate() {
-                            self.send(host, epoch, Wire::Entry { index: have + k + 1, entry, sent_local: local });
-                        }
+                if let Some((_, have)) = h.peer_stream.filter(|(lineage, _)| *lineage == h.lineage) {
+                    let rest: Vec<_> = h.log[have.min(h.log.len())..].to_vec();
+                    self.hosts[host].streams = true;
+                    for (k, entry) in rest.into_iter().enumerate() {
+                        self.send(host, epoch, Wire::Entry { index: have + k + 1, entry });
                     }
                 }
             }
@@ -707,9 +716,9 @@ impl World {
             None => {
                 let entry = Entry { request, stamp, poison };
                 h.log.push(entry.clone());
-                let (index, sent_local) = (h.log.len(), h.clock(self.now));
+                let index = h.log.len();
                 if let (Some(epoch), true) = (h.link, h.streams) {
-                    self.send(host, epoch, Wire::Entry { index, entry, sent_local });
+                    self.send(host, epoch, Wire::Entry { index, entry });
                 }
                 self.note_log(host);
                 index - 1

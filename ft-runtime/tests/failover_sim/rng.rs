@@ -22,6 +22,6 @@ impl Rng {
     }
 
     pub fn one_in(&mut self, n: u64) -> bool {
-        self.next() % n == 0
+        self.range(0, n) == 0
     }
 }

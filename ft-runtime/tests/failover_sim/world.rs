@@ -9,6 +9,7 @@ use super::checker::{Checker, Violation};
 use super::host::Host;
 use super::rng::Rng;
 use ft_runtime::failover::book::{Answer, RequestId};
+use ft_runtime::failover::config::ArbiterKind;
 use ft_runtime::failover::event::{Event, LinkEnd, Timer};
 use ft_runtime::failover::record::{HostId, Phase, Record, Ruling, Version, compare_and_put};
 use ft_runtime::failover::state::Kind;
@@ -20,9 +21,10 @@ pub const HOSTS: usize = 2;
 const CLIENTS: usize = 2;
 pub const MS: Micros = 1000;
 /// Faults happen up to here ...
-const FAULTS_UNTIL: Micros = 6_000 * MS;
-/// ... and this long after the last repair the service must be back.
+const FAULTS_UNTIL: Micros = 5_000 * MS;
+/// ... and this long after the last repair the service must be back, at the latest.
 const QUIET: Micros = 5_000 * MS;
+const PROBE_EVERY: Micros = 300 * MS;
 
 pub type Micros = u64;
 
@@ -54,13 +56,30 @@ pub struct Entry {
 /// What goes over the link.
 #[derive(Clone, Debug)]
 pub enum Wire {
-    Stream { lineage: u64, have: usize },
+    Stream {
+        lineage: u64,
+        have: usize,
+    },
     Say(Message),
-    Seed { lineage: u64, log: Vec<Entry> },
-    Entry { index: usize, entry: Entry, sent_local: u64 },
-    Beat { sent_local: u64, service_ok: bool },
+    Seed {
+        lineage: u64,
+        log: Vec<Entry>,
+    },
+    Entry {
+        index: usize,
+        entry: Entry,
+    },
+    /// The only thing whose time is echoed: leases are renewed by what the silence timer is restarted by.
+    Beat {
+        sent_local: u64,
+        service_ok: bool,
+    },
     /// An acknowledgement names the life of the service that it is about.
-    Ack { lineage: u64, upto: usize, echo: Option<u64> },
+    Ack {
+        lineage: u64,
+        upto: usize,
+        echo: Option<u64>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -71,19 +90,42 @@ pub enum Op {
 
 #[derive(Clone, Debug)]
 pub enum Input {
-    LinkUp { epoch: u64 },
-    LinkDown { epoch: u64, end: LinkEnd },
-    Wire { epoch: u64, wire: Wire },
-    Arbiter { request: RequestId, answer: Answer },
+    LinkUp {
+        epoch: u64,
+    },
+    LinkDown {
+        epoch: u64,
+        end: LinkEnd,
+    },
+    Wire {
+        epoch: u64,
+        wire: Wire,
+    },
+    Arbiter {
+        request: RequestId,
+        answer: Answer,
+    },
     /// The host itself has waited long enough for this answer.
-    ArbiterDeadline { request: RequestId },
-    Timer { timer: Timer, generation: u64 },
+    ArbiterDeadline {
+        request: RequestId,
+    },
+    Timer {
+        timer: Timer,
+        generation: u64,
+    },
     Tick,
     Io(Event, u64),
-    Announce { open: u64 },
+    Announce {
+        open: u64,
+    },
     WhoHas,
-    Request { client: usize, request: u64, poison: bool },
+    Request {
+        client: usize,
+        request: u64,
+        poison: bool,
+    },
     GuestKilled,
+    Force,
     Lags,
     ProbeService,
 }
@@ -91,16 +133,41 @@ pub enum Input {
 #[derive(Clone, Debug)]
 enum Happening {
     /// To a host, in the life of its process that it was meant for.
-    Host { host: usize, life: u64, input: Input },
-    ArbiterGets { host: usize, life: u64, request: RequestId, op: Op },
+    Host {
+        host: usize,
+        life: u64,
+        input: Input,
+    },
+    ArbiterGets {
+        host: usize,
+        life: u64,
+        request: RequestId,
+        op: Op,
+    },
     LinkTry,
-    Thaw { host: usize },
-    Restart { host: usize },
-    LinkHeals { from: usize },
-    ServiceHeals { host: usize },
+    Thaw {
+        host: usize,
+    },
+    Restart {
+        host: usize,
+    },
+    LinkHeals {
+        from: usize,
+    },
+    ServiceHeals {
+        host: usize,
+    },
     ArbiterBack,
-    ClientTurn { client: usize },
-    ClientGets { client: usize, request: u64, at: usize, entry: Entry, lineage: u64 },
+    ClientTurn {
+        client: usize,
+    },
+    ClientGets {
+        client: usize,
+        request: u64,
+        at: usize,
+        entry: Entry,
+        lineage: u64,
+    },
     Fault,
     AllHeals,
     Probe,
@@ -156,8 +223,10 @@ pub enum Without {
     LiveIsFinal,
     /// A re-read record counts as settled.
     Settled,
-    /// A backup that takes over says that it follows.
-    HonestPong,
+    /// Any word that the backup is ready counts, also one to an older invitation.
+    InviteNumbers,
+    /// An acknowledgement counts, whatever log it is about.
+    AcksNameTheirLog,
     /// A starting host takes the service although the other one has the state.
     ColdStartAsks,
     /// Nothing is asked again.
@@ -167,7 +236,15 @@ pub enum Without {
 }
 
 impl Without {
-    pub const ALL: [Self; 16] = [
+    /// What its absence must show as.
+    pub fn shows(self, violation: &Violation) -> bool {
+        match self {
+            Self::Retry | Self::Silence => matches!(violation, Violation::Liveness(_)),
+            _ => matches!(violation, Violation::Safety(_)),
+        }
+    }
+
+    pub const ALL: [Self; 17] = [
         Self::Hold,
         Self::PeerLease,
         Self::GateLease,
@@ -180,7 +257,8 @@ impl Without {
         Self::LiveStep,
         Self::LiveIsFinal,
         Self::Settled,
-        Self::HonestPong,
+        Self::InviteNumbers,
+        Self::AcksNameTheirLog,
         Self::ColdStartAsks,
         Self::Retry,
         Self::Silence,
@@ -196,6 +274,8 @@ struct LinkState {
     epoch: u64,
     /// `from` -> the other host: nothing gets through.
     cut: [bool; HOSTS],
+    /// `from` -> the other host: everything comes late, up to this time.
+    slow_until: [Micros; HOSTS],
     /// When the last byte of each direction arrives.
     last_arrival: [Micros; HOSTS],
     stalled: [VecDeque<Input>; HOSTS],
@@ -213,7 +293,6 @@ pub struct Summary {
     pub cold_starts: u64,
     pub stale_sends: u64,
     pub steps: u64,
-    pub ended_protected: bool,
     pub expected_service: bool,
 }
 
@@ -224,6 +303,7 @@ pub struct World {
     queue: BinaryHeap<Reverse<Item>>,
     sequence: u64,
     pub hosts: [Host; HOSTS],
+    kind: ArbiterKind,
     arbiter: Arbiter,
     link: LinkState,
     service_cut: [bool; HOSTS],
@@ -253,13 +333,16 @@ enum Fault {
     LinkHalfCut,
     LinkReset,
     LinkLost,
+    LinkSlow,
     ServiceCut,
     ArbiterDown,
     Lag,
     Poison,
+    /// The operator of a host whose peer is off lets it serve. Only without an arbiter.
+    Force,
 }
 
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 14] = [
     Fault::KillEngine,
     Fault::KillHost,
     Fault::KillGuest,
@@ -269,11 +352,23 @@ const FAULTS: [Fault; 13] = [
     Fault::LinkHalfCut,
     Fault::LinkReset,
     Fault::LinkLost,
+    Fault::LinkSlow,
     Fault::ServiceCut,
     Fault::ArbiterDown,
     Fault::Lag,
     Fault::Poison,
 ];
+
+/// The faults under which a rule matters most, where it would take long to meet them by chance.
+fn focus(rule: Without) -> &'static [Fault] {
+    match rule {
+        Without::InviteNumbers => &[Fault::LinkSlow, Fault::LinkSlow, Fault::LinkHalfCut],
+        Without::AcksNameTheirLog => &[Fault::KillGuest, Fault::KillEngine, Fault::LinkSlow],
+        Without::Settled => &[Fault::ArbiterDown, Fault::LinkLost, Fault::LinkSlow],
+        Without::PeerLease => &[Fault::LinkLost, Fault::LinkReset, Fault::LinkSlow, Fault::LinkHalfCut],
+        _ => &[],
+    }
+}
 
 impl World {
     pub fn new(seed: u64, without: Option<Without>, traced: bool) -> Self {
@@ -281,7 +376,17 @@ impl World {
         let hosts = [Host::new(0, &mut rng), Host::new(1, &mut rng)];
         // A few kinds of faults per history, so that rare combinations meet often enough.
         let kinds = rng.range(1, 5);
-        let faults = (0..kinds).map(|_| FAULTS[rng.range(0, FAULTS.len() as u64) as usize]).collect();
+        let faults: Vec<Fault> = (0..kinds).map(|_| FAULTS[rng.range(0, FAULTS.len() as u64) as usize]).collect();
+        let focus = without.map_or(&[][..], focus);
+        let faults = if focus.is_empty() { faults } else { focus.to_vec() };
+        let arbiter = match rng.range(0, 10) {
+            0 if focus.is_empty() => ArbiterKind::None { alone_allowed: rng.one_in(2) },
+            _ => ArbiterKind::Votes,
+        };
+        let mut faults = faults;
+        if arbiter != ArbiterKind::Votes {
+            faults.extend([Fault::Force, Fault::KillHost]);
+        }
         let fault_gap = [150, 400, 1200][rng.range(0, 3) as usize] * MS;
         let mut world = Self {
             now: 0,
@@ -290,10 +395,12 @@ impl World {
             queue: BinaryHeap::new(),
             sequence: 0,
             hosts,
+            kind: arbiter,
             arbiter: Arbiter { record: None, down: false },
             link: LinkState {
                 epoch: 0,
                 cut: [false; HOSTS],
+                slow_until: [0; HOSTS],
                 last_arrival: [0; HOSTS],
                 stalled: [VecDeque::new(), VecDeque::new()],
             },
@@ -421,12 +528,16 @@ impl World {
         let blind = self.hosts[host].is_blind(self.now);
         let truths = [self.hosts[0].truth(), self.hosts[1].truth()];
         let id = self.hosts[host].id().0;
+        // Without an arbiter there is no record to hold a host that goes alone to.
+        let upto = if self.kind == ArbiterKind::Votes { upto } else { None };
         self.checker.on_send(host, upto, blind, self.arbiter.record, &truths, id)
     }
 
     pub fn check_open(&mut self, host: usize, cold: bool) -> Result<(), Violation> {
         let truth = self.hosts[host].truth();
-        self.checker.on_open(host, cold, &truth)
+        // A person may let a host serve that lacks what was told while the other one was alone.
+        let fresh = cold || self.kind == ArbiterKind::None { alone_allowed: true };
+        self.checker.on_open(host, fresh, &truth)
     }
 
     // The arbiter and its network.
@@ -520,7 +631,9 @@ impl World {
             self.link.stalled[from].push_back(input);
             return;
         }
+        let slow = self.now < self.link.slow_until[from];
         let delay = match self.rng.next() % 200 {
+            0..50 if slow => self.rng.range(5, 400) * MS,
             0 if self.quiet_since.is_none() => self.rng.range(20, 250) * MS,
             1..5 => self.rng.range(2, 20) * MS,
             _ => self.rng.range(80, 800),
@@ -635,6 +748,7 @@ impl World {
                 }
             }
             Fault::LinkLost => self.lose_link(host),
+            Fault::LinkSlow => self.link.slow_until[host] = self.now + long,
             Fault::ServiceCut => {
                 if !self.service_cut[host] {
                     self.service_cut[host] = true;
@@ -651,6 +765,11 @@ impl World {
             }
             Fault::Lag => self.later(host, 0, Input::Lags),
             Fault::Poison => {}
+            Fault::Force => {
+                if self.hosts[1 - host].machine.is_none() {
+                    self.later(host, 0, Input::Force);
+                }
+            }
         }
         Ok(())
     }
@@ -696,7 +815,7 @@ impl World {
         if self.hosts[host].machine.is_some() {
             return Ok(());
         }
-        self.hosts[host].boot();
+        self.hosts[host].boot(self.kind);
         self.note(|| format!("{host} starts"));
         self.host_event(host, Event::Start)?;
         self.later(host, 0, Input::Tick);
@@ -733,6 +852,7 @@ impl World {
         self.quiet_since = Some(self.now);
         self.faults.clear();
         self.arbiter.down = false;
+        self.link.slow_until = [0; HOSTS];
         for host in 0..HOSTS {
             if self.link.cut[host] {
                 self.heal_link(host);
@@ -742,12 +862,12 @@ impl World {
             }
             self.thaw(host)?;
         }
-        self.push(self.now + QUIET, Happening::Probe);
+        self.push(self.now + PROBE_EVERY, Happening::Probe);
         Ok(())
     }
 
     fn probe(&mut self) -> Result<Option<Summary>, Violation> {
-        let quiet = self.now - QUIET;
+        let quiet = self.quiet_since.unwrap_or(self.now);
         let kinds = [0, 1].map(|h| self.hosts[h].kind());
         let alive = [0, 1].map(|h| self.hosts[h].machine.is_some());
         let record = self.arbiter.record;
@@ -760,15 +880,21 @@ impl World {
                         || r.ruling.owner == id && !r.ruling.in_sync.contains(HostId(2 - h as u64)))
             })
         };
-        let expected = alive == [true, true] || (0..HOSTS).any(|h| alive[h] && could(h));
-        let served = self.clients.iter().all(|c| c.since > quiet + QUIET / 2);
+        let votes = self.kind == ArbiterKind::Votes;
+        let expected = votes && (alive == [true, true] || (0..HOSTS).any(|h| alive[h] && could(h)));
+        let served = self.clients.iter().all(|c| c.since > quiet + PROBE_EVERY);
         let protected = kinds.contains(&Some(Kind::PrimaryPaired)) && kinds.contains(&Some(Kind::Backup));
         let view = |record: Option<Record>| record.map_or("none".to_owned(), |r| show(&r));
-        if expected && !served {
-            return Err(self.checker.fail(self.now, format!("nobody serves: {kinds:?}, record {}", view(record))));
+        let wrong = expected && !served || votes && alive == [true, true] && !protected;
+        if wrong && self.now < quiet + QUIET {
+            self.push(self.now + PROBE_EVERY, Happening::Probe);
+            return Ok(None);
         }
-        if alive == [true, true] && !protected {
-            return Err(self.checker.fail(self.now, format!("not protected: {kinds:?}, record {}", view(record))));
+        if expected && !served {
+            return Err(Violation::Liveness(format!("nobody serves: {kinds:?}, record {}", view(record))));
+        }
+        if votes && alive == [true, true] && !protected {
+            return Err(Violation::Liveness(format!("not protected: {kinds:?}, record {}", view(record))));
         }
         Ok(Some(Summary {
             answers: self.checker.answers,
@@ -776,7 +902,6 @@ impl World {
             cold_starts: self.checker.cold_starts,
             stale_sends: self.checker.stale_sends,
             steps: self.steps,
-            ended_protected: protected,
             expected_service: expected,
         }))
     }
@@ -788,5 +913,12 @@ pub fn show(r: &Record) -> String {
         Phase::Live => "live",
     };
     let set: Vec<String> = r.ruling.in_sync.iter().map(|m| (m.0 - 1).to_string()).collect();
-    format!("v{} term {} owner {} {} {{{}}}", r.version.0, r.ruling.term.0, r.ruling.owner.0 - 1, phase, set.join(","))
+    format!(
+        "v{} term {} owner {} {} {{{}}}",
+        r.version.0,
+        r.ruling.term.0,
+        r.ruling.owner.0 - 1,
+        phase,
+        set.join(",")
+    )
 }

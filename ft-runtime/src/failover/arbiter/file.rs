@@ -1,0 +1,262 @@
+//! The arbiter as files on storage that both hosts see (NFSv4, GFS2, OCFS2, a shared disk's file system).
+//!
+//! Version N of the record is the file `NAME.vN`, made by linking a file that lies whole on the disk to that name:
+//! `link(2)` fails if the name is there, on every file system, and that is the compare-and-put. The record is the
+//! highest version there is. A lock would do on a good day, but a host that is frozen while it holds one stops the
+//! other from taking over, and one whose lock the server has given away overwrites what came after.
+//!
+//! Old versions are removed. So a host that was frozen before its link may make a version that was there before: it
+//! looks for higher ones afterwards, and takes its own back if there are any.
+
+use super::stored::{Stored, directory, sync_directory, write_synced};
+use super::{Ask, Keeper, KeeperError, Told};
+use crate::failover::record::{HostId, Record, Version, compare_and_put};
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Versions kept below the highest: a reader that has listed them may still open one.
+const KEPT: u64 = 8;
+/// Times a reader lists again because what it had found was removed meanwhile.
+const ROUNDS_MAX: usize = 16;
+
+pub struct FileArbiter {
+    /// Without the suffix of a version.
+    name: PathBuf,
+    temporary: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FileError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{} is damaged: {what}", path.display())]
+    Damaged { path: PathBuf, what: String },
+    #[error("{} changes faster than it can be read", path.display())]
+    Restless { path: PathBuf },
+}
+
+impl FileArbiter {
+    /// `name`: the same on both hosts, one per service. `me` tells this host's temporary files from the other's.
+    pub fn new(name: impl Into<PathBuf>, me: HostId) -> Self {
+        let name = name.into();
+        let temporary = with_suffix(&name, &format!(".new.{me}.{}", std::process::id()));
+        Self { name, temporary }
+    }
+
+    fn path_of(&self, version: Version) -> PathBuf {
+        with_suffix(&self.name, &format!(".v{}", version.0))
+    }
+
+    fn failed(path: &Path) -> impl FnOnce(io::Error) -> FileError {
+        move |source| FileError::Io { path: path.to_owned(), source }
+    }
+
+    /// All versions there are, in no order.
+    fn versions(&self) -> Result<Vec<Version>, FileError> {
+        let dir = directory(&self.name);
+        let mut prefix = self.name.file_name().map(OsString::from).unwrap_or_default();
+        prefix.push(".v");
+        let prefix = prefix.to_string_lossy().into_owned();
+        let mut found = Vec::new();
+        for entry in fs::read_dir(dir).map_err(Self::failed(dir))? {
+            let entry = entry.map_err(Self::failed(dir))?;
+            if let Some(number) = entry.file_name().to_string_lossy().strip_prefix(&prefix) {
+                found.extend(number.parse().ok().map(Version));
+            }
+        }
+        Ok(found)
+    }
+
+    fn read(&self) -> Result<Option<Record>, FileError> {
+        for _ in 0..ROUNDS_MAX {
+            let Some(version) = self.versions()?.into_iter().max() else { return Ok(None) };
+            let path = self.path_of(version);
+            match fs::read(&path) {
+                Ok(bytes) => {
+                    let damaged = |what| FileError::Damaged { path: path.clone(), what };
+                    let stored: Stored = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+                    let record = stored.record().map_err(damaged)?;
+                    if record.version != version {
+                        return Err(damaged(format!("it says version {}", record.version.0)));
+                    }
+                    return Ok(Some(record));
+                }
+                // Removed since it was listed: there is a higher one.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(source) => return Err(FileError::Io { path, source }),
+            }
+        }
+        Err(FileError::Restless { path: self.name.clone() })
+    }
+
+    fn put(&self, ask: &Ask) -> Result<Told, FileError> {
+        let Ask::Put { expect, ruling } = *ask else { return Ok(Told::Current(self.read()?)) };
+        let record = match compare_and_put(self.read()?, expect, ruling) {
+            Ok(record) => record,
+            Err(stands) => return Ok(Told::Lost(stands)),
+        };
+        let content = serde_json::to_vec(&Stored::from(&record)).expect("a record is plain numbers and text");
+        write_synced(&self.temporary, &content).map_err(Self::failed(&self.temporary))?;
+        let path = self.path_of(record.version);
+        let linked = fs::hard_link(&self.temporary, &path);
+        let _ = fs::remove_file(&self.temporary);
+        match linked {
+            Ok(()) => {}
+            // The other host was faster; or the server has made it and its answer was lost. What stands will tell.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(Told::Lost(self.read()?)),
+            Err(source) => return Err(FileError::Io { path, source }),
+        }
+        let versions = self.versions()?;
+        if versions.iter().any(|v| *v > record.version) {
+            let _ = fs::remove_file(&path);
+            return Ok(Told::Lost(self.read()?));
+        }
+        sync_directory(&path).map_err(Self::failed(&path))?;
+        for old in versions.into_iter().filter(|v| v.0 + KEPT < record.version.0) {
+            let _ = fs::remove_file(self.path_of(old));
+        }
+        Ok(Told::Granted(record))
+    }
+
+    /// Makes this host's view of the directory fresh: what a network file system has cached of it is void once this
+    /// host has changed it.
+    fn refresh(&self) -> Result<(), FileError> {
+        fs::write(&self.temporary, []).map_err(Self::failed(&self.temporary))?;
+        fs::remove_file(&self.temporary).map_err(Self::failed(&self.temporary))
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+impl Keeper for FileArbiter {
+    fn ask(&mut self, ask: &Ask, _: Instant) -> Result<Told, KeeperError> {
+        self.refresh().map_err(|e| KeeperError::Unreachable(e.to_string()))?;
+        self.put(ask).map_err(|e| KeeperError::Unknown(e.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failover::record::{Phase, Ruling};
+    use ft_log::ids::Term;
+    use std::time::Duration;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("ft-file-arbiter-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn arbiter(&self, host: u64) -> FileArbiter {
+            FileArbiter::new(self.0.join("redis"), HostId(host))
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn ask(arbiter: &mut FileArbiter, ask: Ask) -> Told {
+        arbiter.ask(&ask, Instant::now() + Duration::from_secs(5)).unwrap()
+    }
+
+    fn claim(term: u64, host: u64) -> Ruling {
+        Ruling::alone(Term(term), HostId(host), Phase::Claim)
+    }
+
+    fn put(expect: u64, ruling: Ruling) -> Ask {
+        Ask::Put { expect: Version(expect), ruling }
+    }
+
+    #[test]
+    fn one_of_two_puts_takes_effect() {
+        let dir = Dir::new("one-of-two");
+        let (mut a, mut b) = (dir.arbiter(1), dir.arbiter(2));
+        assert_eq!(ask(&mut a, Ask::Read), Told::Current(None));
+        let Told::Granted(first) = ask(&mut a, put(0, claim(1, 1))) else { panic!("the first put is granted") };
+        assert_eq!(ask(&mut b, put(0, claim(1, 2))), Told::Lost(Some(first)));
+        assert_eq!(ask(&mut b, Ask::Read), Told::Current(Some(first)));
+        assert!(matches!(ask(&mut b, put(1, claim(2, 2))), Told::Granted(_)));
+        assert!(matches!(ask(&mut a, put(1, claim(2, 1))), Told::Lost(Some(r)) if r.ruling.owner == HostId(2)));
+    }
+
+    #[test]
+    fn old_versions_go_and_a_late_link_to_one_is_void() {
+        let dir = Dir::new("late-link");
+        let mut a = dir.arbiter(1);
+        for k in 0..30 {
+            assert!(matches!(ask(&mut a, put(k, claim(k + 1, 1))), Told::Granted(_)));
+        }
+        let left = fs::read_dir(&dir.0).unwrap().count();
+        assert!(left as u64 <= KEPT + 1, "{left} files");
+        // A host that read version 1, froze, and thaws now.
+        let b = dir.arbiter(2);
+        let stale = Record { version: Version(2), ruling: claim(2, 2) };
+        write_synced(&b.temporary, &serde_json::to_vec(&Stored::from(&stale)).unwrap()).unwrap();
+        fs::hard_link(&b.temporary, b.path_of(Version(2))).unwrap();
+        assert!(b.versions().unwrap().contains(&Version(30)), "which is what tells it");
+        assert!(matches!(ask(&mut a, Ask::Read), Told::Current(Some(r)) if r.version == Version(30)));
+    }
+
+    #[test]
+    fn a_damaged_record_is_no_record_to_go_by() {
+        let dir = Dir::new("damaged");
+        let mut a = dir.arbiter(1);
+        ask(&mut a, put(0, claim(1, 1)));
+        fs::write(a.path_of(Version(2)), b"{\"version\":2").unwrap();
+        let e = a.ask(&Ask::Read, Instant::now()).unwrap_err();
+        assert!(matches!(&e, KeeperError::Unknown(what) if what.contains("redis.v2 is damaged")), "{e}");
+    }
+
+    #[test]
+    fn a_missing_directory_is_unreachable() {
+        let mut a = FileArbiter::new("/nonexistent/ft/redis", HostId(1));
+        assert!(matches!(a.ask(&Ask::Read, Instant::now()), Err(KeeperError::Unreachable(_))));
+    }
+
+    #[test]
+    fn two_hosts_that_race_never_both_win() {
+        let dir = Dir::new("race");
+        let wins = |host: u64| {
+            let mut arbiter = dir.arbiter(host);
+            let mut won = Vec::new();
+            // What each thinks stands; at worst it loses a round.
+            let mut known = 0;
+            while known < 200 {
+                match ask(&mut arbiter, put(known, claim(known + 1, host))) {
+                    Told::Granted(r) => {
+                        won.push(r.version);
+                        known = r.version.0;
+                    }
+                    Told::Lost(Some(r)) => known = r.version.0,
+                    other => panic!("{other:?}"),
+                }
+            }
+            won
+        };
+        let (a, b) = std::thread::scope(|s| {
+            let other = s.spawn(|| wins(2));
+            (wins(1), other.join().unwrap())
+        });
+        let mut all: Vec<_> = a.iter().chain(&b).collect();
+        let count = all.len();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), count, "a version was granted twice");
+        assert_eq!(count as u64, all.last().unwrap().0, "a version was skipped");
+    }
+}
