@@ -1,6 +1,7 @@
 //! What a host says of itself: asked over the control socket, answered by a thread of its own, so that an answer
 //! comes whatever the engine is doing.
 
+use crate::failover::Kind;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -38,6 +39,30 @@ struct Board {
     events: VecDeque<EventLine>,
 }
 
+impl Shown {
+    pub fn of(kind: Kind, term: u64) -> Self {
+        let (role, state) = match kind {
+            Kind::Starting => ("starting", "waiting for the peer and the arbiter"),
+            Kind::Joining => ("joining", "waiting for the service's state"),
+            Kind::Backup => ("backup", "protected"),
+            Kind::Claiming => ("claiming", "asking the arbiter"),
+            Kind::Replaying => ("claiming", "replaying the log's end"),
+            Kind::Restoring => ("claiming", "restoring sockets"),
+            Kind::GoingLive => ("claiming", "going live"),
+            Kind::PrimaryAlone => ("primary", "alone"),
+            Kind::PrimaryAdding => ("primary", "adding the backup"),
+            Kind::PrimaryPaired => ("primary", "protected"),
+            Kind::Removing => ("primary", "output held: asking to go on without the backup"),
+            Kind::Rechecking => ("primary", "output held: this host stood still and asks whether it still serves"),
+            Kind::Mute => ("mute", "mute: neither the backup nor the arbiter answers"),
+            Kind::Yielding => ("yielding", "handing over"),
+            Kind::Demoting => ("leaving", "taking down what it had"),
+            Kind::Failed => ("failed", "restart it"),
+        };
+        Self { role, state, term }
+    }
+}
+
 /// Shared between the engine and the thread that answers.
 #[derive(Clone)]
 pub struct StatusBoard(Arc<Mutex<Board>>);
@@ -60,7 +85,7 @@ impl StatusBoard {
             service: service.into(),
             host: host.into(),
             peer: peer.into(),
-            shown: Shown { role: "starting", state: "waiting for the peer", term: 0 },
+            shown: Shown::of(Kind::Starting, 0),
             guest_pid: None,
             events: VecDeque::new(),
         })))
