@@ -122,7 +122,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { silence_ms_max: 200, lag_bytes_max: 64 << 20, lag_ms_max: 1000 }
+        Self { silence_ms_max: 120, lag_bytes_max: 64 << 20, lag_ms_max: 1000 }
     }
 }
 
@@ -212,7 +212,7 @@ socket = "/run/ft/redis.sock"
     #[test]
     fn a_complete_file_is_taken_with_defaults() {
         let c = Config::parse(Path::new("x"), GOOD).unwrap();
-        assert_eq!(c.limits.silence(), Duration::from_millis(200));
+        assert_eq!(c.limits.silence(), Duration::from_millis(120));
         assert_eq!(c.service.addresses[1].prefix, 64);
         assert_eq!(c.host.start, Start::Primary);
     }

@@ -228,7 +228,7 @@ mod tests {
             assert_eq!(x["peer"]["name"], y["host"]["name"]);
         }
         assert_eq!((a["peer"]["key"].as_str(), b["peer"]["key"].as_str()), (Some("B"), Some("A")));
-        for same in ["service", "arbiter", "limits", "control"] {
+        for same in ["service", "arbiter", "control"] {
             assert_eq!(a[same], b[same]);
         }
     }
