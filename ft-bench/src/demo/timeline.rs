@@ -52,7 +52,7 @@ pub fn timeline(fault_us: u64, events: &[Event], first: Option<FirstByte>) -> Ve
 mod tests {
     use super::*;
 
-    const FAULT: u64 = 1_000_000;
+    const FAULT: u64 = 10_000_000;
 
     fn reply(at: u64) -> Sample {
         Sample { sent_us: at - 100, latency_us: 100 }
