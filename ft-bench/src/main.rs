@@ -1,10 +1,12 @@
 //! `ft-bench`: parses, calls, prints. Tables and progress for people go to stderr, one JSON line per run to stdout.
 
+mod demo;
 mod lockstep;
 mod mix;
 mod recording;
 mod resp;
 mod service;
+mod verify;
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -23,6 +25,10 @@ struct Cli {
 enum Command {
     /// Record a real redis-server under mixed load, then replay: equal digests and equal memory are demanded.
     Lockstep(LockstepArgs),
+    /// Show a host die under a loaded redis-server: what the other does, and what clients see of it.
+    Demo(demo::DemoArgs),
+    /// The demonstration's clients: they know every write that was acknowledged.
+    DemoClient(verify::ClientArgs),
 }
 
 #[derive(Args)]
@@ -57,7 +63,14 @@ struct LockstepArgs {
 }
 
 fn main() -> ExitCode {
-    let Command::Lockstep(a) = Cli::parse().command;
+    match Cli::parse().command {
+        Command::Lockstep(a) => run_lockstep(a),
+        Command::Demo(a) => demo::run(&a),
+        Command::DemoClient(a) => verify::run(&a),
+    }
+}
+
+fn run_lockstep(a: LockstepArgs) -> ExitCode {
     let seconds = a.minutes.map(|m| m * 60.0).or(a.seconds).unwrap_or_default();
     let Ok(time) = Duration::try_from_secs_f64(seconds) else {
         eprintln!("ft-bench: a time of {seconds} s makes no sense");
