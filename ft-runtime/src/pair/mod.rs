@@ -25,7 +25,7 @@ use ft_log::ids::{ConnId, DomainId, LogIndex, Term};
 use log::{LinkSource, Outgoing, PairLog, Rule};
 use message::{HEAD_BYTES, Heartbeat, kind};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-use status::{Shown, StatusBoard};
+use status::{Shown, StatusBoard, Traffic};
 use world::{BIRTH_BYTES_MAX, World};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -179,6 +179,13 @@ impl Pair {
             (false, _) => ("claiming", "taking over"),
         };
         self.board.set(Shown { role, state, term: self.term.0 });
+    }
+
+    fn count(&self) {
+        let out = self.out.borrow();
+        let (link_sent_bytes, link_received_bytes) = out.link.as_ref().map_or((0, 0), Link::wire_bytes);
+        let log_entries = if self.leads() { out.progress.appended() } else { self.received }.0;
+        self.board.count(Traffic { log_entries, log_bytes: out.bytes, link_sent_bytes, link_received_bytes });
     }
 
     // The link.
@@ -537,6 +544,7 @@ impl Part for Pair {
             self.send_heartbeat(core, now);
         }
         self.flush();
+        self.count();
         self.watch_silence(now)?;
         if self.stand == Stand::TakingOver {
             // A primary that only lost the link has fallen silent by then: its lease is shorter than the silence.

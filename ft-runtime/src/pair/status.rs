@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -38,9 +39,33 @@ struct Board {
     events: VecDeque<EventLine>,
 }
 
+/// What replication has cost so far: the engine counts at each of its turns, without a lock.
+#[derive(Default)]
+struct Counters {
+    log_entries: AtomicU64,
+    log_bytes: AtomicU64,
+    link_sent_bytes: AtomicU64,
+    link_received_bytes: AtomicU64,
+}
+
+/// Totals since this host leads or follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// Of the log, written here or received.
+    pub log_entries: u64,
+    /// Of the log written here, before the link seals it; 0 on a backup.
+    pub log_bytes: u64,
+    /// Encrypted, as given to the kernel and taken from it; 0 without a link.
+    pub link_sent_bytes: u64,
+    pub link_received_bytes: u64,
+}
+
 /// Shared between the engine and the thread that answers.
 #[derive(Clone)]
-pub struct StatusBoard(Arc<Mutex<Board>>);
+pub struct StatusBoard {
+    board: Arc<Mutex<Board>>,
+    counters: Arc<Counters>,
+}
 
 #[derive(Serialize)]
 struct StatusLine<'a> {
@@ -52,23 +77,28 @@ struct StatusLine<'a> {
     guest_pid: Option<i32>,
     engine_pid: u32,
     peer: &'a str,
+    log_entries: u64,
+    log_bytes: u64,
+    link_sent_bytes: u64,
+    link_received_bytes: u64,
 }
 
 impl StatusBoard {
     pub fn new(service: &str, host: &str, peer: &str) -> Self {
-        Self(Arc::new(Mutex::new(Board {
+        let board = Board {
             service: service.into(),
             host: host.into(),
             peer: peer.into(),
             shown: Shown { role: "starting", state: "waiting for the peer", term: 0 },
             guest_pid: None,
             events: VecDeque::new(),
-        })))
+        };
+        Self { board: Arc::new(Mutex::new(board)), counters: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Board> {
         // A panic elsewhere leaves plain values: they can still be shown.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn set(&self, shown: Shown) {
@@ -77,6 +107,15 @@ impl StatusBoard {
 
     pub fn set_guest(&self, pid: i32) {
         self.lock().guest_pid = Some(pid);
+    }
+
+    /// Only the engine counts: who reads may see values of two turns.
+    pub fn count(&self, t: Traffic) {
+        let c = &self.counters;
+        c.log_entries.store(t.log_entries, Ordering::Relaxed);
+        c.log_bytes.store(t.log_bytes, Ordering::Relaxed);
+        c.link_sent_bytes.store(t.link_sent_bytes, Ordering::Relaxed);
+        c.link_received_bytes.store(t.link_received_bytes, Ordering::Relaxed);
     }
 
     pub fn event(&self, text: &str) {
@@ -106,6 +145,10 @@ impl StatusBoard {
                     guest_pid: b.guest_pid,
                     engine_pid: std::process::id(),
                     peer: &b.peer,
+                    log_entries: self.counters.log_entries.load(Ordering::Relaxed),
+                    log_bytes: self.counters.log_bytes.load(Ordering::Relaxed),
+                    link_sent_bytes: self.counters.link_sent_bytes.load(Ordering::Relaxed),
+                    link_received_bytes: self.counters.link_received_bytes.load(Ordering::Relaxed),
                 };
                 serde_json::to_string(&line).map_or_else(|e| error(&e.to_string()), |s| s + "\n")
             }
@@ -179,7 +222,7 @@ pub fn print(path: &Path, json: bool) -> Result<i32, crate::start::Error> {
             println!("{line}");
         } else {
             for (name, value) in v.as_object().into_iter().flatten() {
-                println!("{name:<12} {value}");
+                println!("{name:<20} {value}");
             }
         }
     }
@@ -198,9 +241,12 @@ mod tests {
         let socket = ControlSocket::open(&path, board.clone()).unwrap();
         board.set(Shown { role: "primary", state: "protected", term: 3 });
         board.event("it \"began\"");
+        board.count(Traffic { log_entries: 7, log_bytes: 80, link_sent_bytes: 120, link_received_bytes: 9 });
         let status = ask(&path, "status").unwrap();
         let v: serde_json::Value = serde_json::from_str(&status[0]).unwrap();
         assert_eq!((&v["role"], &v["term"], &v["host"]), (&"primary".into(), &3.into(), &"alpha".into()));
+        assert_eq!((&v["log_entries"], &v["log_bytes"]), (&7.into(), &80.into()));
+        assert_eq!((&v["link_sent_bytes"], &v["link_received_bytes"]), (&120.into(), &9.into()));
         assert!(ask(&path, "events").unwrap()[0].contains("began"));
         assert!(ask(&path, "weather").unwrap()[0].contains("unknown"));
         assert!(ControlSocket::open(&path, board).is_err(), "a second engine");
