@@ -32,7 +32,7 @@ use ft_log::ids::{ConnId, DomainId, LogIndex};
 use log::{LinkSource, Outgoing, PairLog, Rule};
 use message::{HEAD_BYTES, Heartbeat, kind};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-use status::{Shown, StatusBoard};
+use status::{Progress, Shown, StatusBoard};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
@@ -232,6 +232,25 @@ impl Pair {
         }
     }
 
+    fn show_progress(&mut self, now: Instant) {
+        let mut out = self.out.borrow_mut();
+        let lag = out.lag_since().map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let (appended, acknowledged) = match self.role {
+            Some(Role::Leading(_)) => (out.progress.appended(), out.progress.committed()),
+            _ => (self.received, self.acknowledged),
+        };
+        let (link_sent_bytes, link_received_bytes) = out.link.as_ref().map_or((0, 0), Link::wire_bytes);
+        self.board.set_progress(Progress {
+            appended: appended.0,
+            acknowledged: acknowledged.0,
+            lag_ms: lag.as_millis() as u64,
+            log_bytes: out.bytes,
+            queued_bytes: out.link.as_ref().map_or(0, Link::queued_bytes) as u64,
+            link_sent_bytes,
+            link_received_bytes,
+        });
+    }
+
     // The link.
 
     fn receive(&mut self, now: Instant) -> Result<(), EngineError> {
@@ -384,10 +403,14 @@ impl Pair {
     }
 
     fn send_heartbeat(&mut self, core: &Core, now: Instant) {
-        if now < self.heartbeat_at || !self.has_link() {
+        if now < self.heartbeat_at {
             return;
         }
         self.heartbeat_at = now + self.settings.heartbeat();
+        self.show_progress(now);
+        if !self.has_link() {
+            return;
+        }
         if self.acks == Acks::On {
             self.echoed_seq = self.heard_seq;
         }
@@ -628,11 +651,9 @@ impl Part for Pair {
             Role::Following(b) => b.deadline(),
         };
         let world = self.world.as_ref().filter(|_| self.leads()).and_then(|w| w.deadline(Instant::now()));
-        // Alone, the lease is renewed by looking at it.
-        let alone = (self.lease == Lease::Own).then(|| Instant::now() + self.settings.heartbeat());
-        let heartbeat = self.has_link().then_some(self.heartbeat_at);
+        let heartbeat = Some(self.heartbeat_at);
         let decider = if self.is_leaving { None } else { self.decider.deadline() };
-        [role, world, alone, heartbeat, decider].into_iter().flatten().min()
+        [role, world, heartbeat, decider].into_iter().flatten().min()
     }
 
     fn ended(&mut self, core: &Core, now: Instant) -> Result<Option<Ended>, EngineError> {

@@ -38,6 +38,9 @@ pub struct Progress {
     pub log_bytes: u64,
     /// Bytes that wait for the link.
     pub queued_bytes: u64,
+    /// Encrypted, as given to the kernel and taken from it; 0 without a link.
+    pub link_sent_bytes: u64,
+    pub link_received_bytes: u64,
 }
 
 /// What `ft status` shows, in this order; a new field is a line here and a setter below.
@@ -87,6 +90,8 @@ struct ProgressShown {
     log_acknowledged: u64,
     log_bytes: u64,
     queued_bytes: u64,
+    link_sent_bytes: u64,
+    link_received_bytes: u64,
 }
 
 impl From<Progress> for ProgressShown {
@@ -98,6 +103,8 @@ impl From<Progress> for ProgressShown {
             log_acknowledged: p.acknowledged,
             log_bytes: p.log_bytes,
             queued_bytes: p.queued_bytes,
+            link_sent_bytes: p.link_sent_bytes,
+            link_received_bytes: p.link_received_bytes,
         }
     }
 }

@@ -61,6 +61,8 @@ pub struct Report {
     pub namespaces: BTreeMap<String, String>,
     pub pids: BTreeMap<Host, Pids>,
     pub logs: BTreeMap<Host, PathBuf>,
+    /// Control sockets of the pair's engines, as the machine sees them.
+    pub controls: BTreeMap<Host, PathBuf>,
 }
 
 /// As the machine numbers them.
@@ -338,6 +340,11 @@ fn report(places: &Places, state: &State, port: Option<u16>) -> Report {
     let mut namespaces: BTreeMap<String, String> =
         Host::ALL.iter().map(|h| (h.to_string(), places.netns(*h))).collect();
     namespaces.insert("switch".into(), places.netns_switch());
+    let controls = Host::PAIR.iter().filter(|_| state.mode == Mode::Pair).filter_map(|h| {
+        let init = state.init(*h)?.pid;
+        Some((*h, format!("/proc/{init}/root{}", ServiceConfig::control_socket(&state.service)).into()))
+    });
+    let controls = controls.collect();
     let pids = Host::WITH_INIT.iter().filter_map(|h| Some((*h, pids(places, state, *h)?))).collect();
     Report {
         name: state.name.clone(),
@@ -348,6 +355,7 @@ fn report(places: &Places, state: &State, port: Option<u16>) -> Report {
         namespaces,
         pids,
         logs: Host::WITH_INIT.iter().map(|h| (*h, places.log(*h))).collect(),
+        controls,
     }
 }
 
