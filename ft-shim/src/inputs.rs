@@ -85,6 +85,11 @@ impl Inputs {
         }
     }
 
+    /// Those of a fork child, which goes on with this one's role and clock.
+    pub fn of_child(&self, domain: u16) -> Self {
+        Self { mode: self.mode, ahead_ns: self.ahead_ns, ..Self::open(domain) }
+    }
+
     pub fn is_primary(&self) -> bool {
         self.mode == Mode::Primary
     }
@@ -332,8 +337,10 @@ impl Kernel {
     fn go_live(&mut self, monotonic_ns: u64) {
         let i = &mut self.inputs;
         i.mode = Mode::Primary;
-        let now = self.clock.now().max(monotonic_ns);
-        i.ahead_ns = now as i64 - host_clock_ns(CLOCK_MONOTONIC) as i64;
+        let host = host_clock_ns(CLOCK_MONOTONIC);
+        let followed_nothing = self.clock.sampled_ns() == 0 && monotonic_ns == 0;
+        let now = if followed_nothing { host } else { self.clock.now().max(monotonic_ns) };
+        i.ahead_ns = now as i64 - host as i64;
         DIRECT_SIGNALS.store(0, Ordering::Relaxed);
         i.logged = i.point - 1;
         let point = InputPoint(i.point);

@@ -379,7 +379,7 @@ impl Engine {
         log: Box<dyn Log>,
     ) -> Result<Self, EngineError> {
         let core = Core::new(setup)?;
-        let part = Box::new(Backup::that_may_go_live(feed, Front::new(core.epoll.clone())));
+        let part = Box::new(Backup::of_recording_that_may_go_live(feed, Front::new(core.epoll.clone())));
         Ok(Self { core, part, then: Some(log) })
     }
 
