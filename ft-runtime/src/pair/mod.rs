@@ -32,7 +32,7 @@ use ft_log::ids::{ConnId, DomainId, LogIndex};
 use log::{LinkSource, Outgoing, PairLog, Rule};
 use message::{HEAD_BYTES, Heartbeat, kind};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-use status::{Progress, Shown, StatusBoard};
+use status::{Order, Progress, Shown, StatusBoard};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
@@ -45,6 +45,10 @@ use world::{BIRTH_BYTES_MAX, World};
 const TOKEN_LINK: u32 = 0;
 const TOKEN_GATE: u32 = 1;
 const TOKEN_ARBITER: u32 = 2;
+/// A link without a sign of life for so many silences is given up; by then the failover machine has decided.
+const SILENCES_MAX: u32 = 5;
+/// Own heartbeats that are remembered until they come back.
+const HEARTBEATS_MAX: usize = 1024;
 const SERVICE: DomainId = DomainId(0);
 /// A backup that lags slows the primary; one that lags this many times longer than that is given up.
 const LAG_TIMES_MAX: u32 = 10;
@@ -130,6 +134,7 @@ pub(crate) struct Pair {
     world: Option<World>,
     lease: Lease,
     is_open: bool,
+    heard_at: Instant,
     /// Own heartbeats sent, and when; the last heard of the other, and the last it was told of.
     heartbeats: VecDeque<(u64, BootTime)>,
     heartbeat_at: Instant,
@@ -197,6 +202,7 @@ impl Pair {
             world: b.world,
             lease: Lease::Expire,
             is_open: false,
+            heard_at: Instant::now(),
             heartbeats: VecDeque::new(),
             heartbeat_at: Instant::now(),
             last_seq: 0,
@@ -326,6 +332,7 @@ impl Pair {
             kind::HEARTBEAT => {
                 let h = Heartbeat::decode(body).map_err(foreign)?;
                 self.heard_seq = h.seq;
+                self.heard_at = now;
                 self.decider.tell(failover::Event::HeartbeatSeen { service_ok: true });
                 if self.leads() && self.peer_has_all && self.decider.kind() == Kind::PrimaryAlone {
                     self.decider.tell(failover::Event::PeerCaughtUp);
@@ -408,6 +415,9 @@ impl Pair {
         }
         self.heartbeat_at = now + self.settings.heartbeat();
         self.show_progress(now);
+        if let Some(Order::Force) = self.board.take_order() {
+            self.decider.tell(failover::Event::Operator(Command::Force));
+        }
         if !self.has_link() {
             return;
         }
@@ -415,6 +425,9 @@ impl Pair {
             self.echoed_seq = self.heard_seq;
         }
         self.last_seq += 1;
+        if self.heartbeats.len() == HEARTBEATS_MAX {
+            self.heartbeats.pop_front();
+        }
         self.heartbeats.push_back((self.last_seq, BootTime::now()));
         let h = Heartbeat {
             term: self.decider.term(),
@@ -625,6 +638,10 @@ impl Part for Pair {
             self.link_ready = true;
         }
         self.receive(now)?;
+        let quiet = now.saturating_duration_since(self.heard_at);
+        if self.has_link() && quiet > Duration::from_millis(self.settings.timing.silence_ms) * SILENCES_MAX {
+            self.lose_link(LinkEnd::Lost, &format!("silent for {} ms", quiet.as_millis()));
+        }
         self.decide(core, now)?;
         self.send_acks();
         let behind = self.is_backup_behind(now);

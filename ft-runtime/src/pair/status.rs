@@ -8,7 +8,7 @@ pub mod command;
 mod control;
 mod event;
 
-pub use control::{ControlSocket, Request};
+pub use control::{ControlSocket, Order, Request};
 pub use event::{Event, Milestone};
 
 use crate::failover::Kind;
@@ -112,6 +112,8 @@ impl From<Progress> for ProgressShown {
 struct Board {
     status: Status,
     events: EventLog,
+    /// Not yet seen by the engine.
+    order: Option<Order>,
 }
 
 /// Shared between the engine and the threads that answer.
@@ -135,7 +137,7 @@ impl StatusBoard {
             engine_pid: std::process::id(),
             progress: None,
         };
-        let board = Mutex::new(Board { status, events: EventLog::default() });
+        let board = Mutex::new(Board { status, events: EventLog::default(), order: None });
         Self(Arc::new(Shared { board, news: Condvar::new() }))
     }
 
@@ -154,6 +156,15 @@ impl StatusBoard {
 
     pub fn set_progress(&self, progress: Progress) {
         self.lock().status.progress = Some(progress.into());
+    }
+
+    fn order(&self, o: Order) {
+        self.lock().order = Some(o);
+    }
+
+    /// What a person wants done.
+    pub fn take_order(&self) -> Option<Order> {
+        self.lock().order.take()
     }
 
     /// Something happened.
