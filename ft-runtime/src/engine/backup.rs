@@ -406,7 +406,9 @@ impl<S: Source> Part for Backup<S> {
     fn is_at_log_end(&mut self, core: &Core) -> Result<bool, EngineError> {
         for d in core.live() {
             let ends = self.given[usize::from(d.id.0)].is_some();
-            if ends || d.gone || self.feed.peek(d.id)?.is_some() || !d.waits_for_input() {
+            // A fork child may be far from where it next asks the log; it goes live there, and nobody waits for it.
+            let is_there = d.id != SERVICE || d.waits_for_input();
+            if ends || d.gone || self.feed.peek(d.id)?.is_some() || !is_there {
                 return Ok(false);
             }
         }
