@@ -125,6 +125,10 @@ impl<S: Source> Backup<S> {
                 front.unlisten(listener);
                 Ok(())
             }
+            Act::Option { conn, level, name, value } => {
+                front.option(conn, level, name, value);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
