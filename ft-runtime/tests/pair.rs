@@ -150,6 +150,13 @@ impl Rig {
         v["hosts"].as_array().unwrap().iter().map(|h| (text(h, "host"), text(h, "role"))).collect()
     }
 
+    fn state(&self, host: &str) -> String {
+        let o = self.ft("status").args(["-o", "json"]).output().unwrap();
+        let v: Value = serde_json::from_slice(&o.stdout).unwrap();
+        let of = v["hosts"].as_array().unwrap().iter().find(|h| h["host"] == host).unwrap();
+        of["state"].as_str().unwrap_or("").to_owned()
+    }
+
     fn primaries(&self) -> Vec<String> {
         self.roles().into_iter().filter(|(_, r)| r == "primary").map(|(h, _)| h).collect()
     }
@@ -162,44 +169,72 @@ impl Drop for Rig {
     }
 }
 
-/// `None`: the load without a fault.
-fn survives(fault: Option<&str>) {
+/// A fault in the middle of the load, and who serves afterwards.
+fn survives(name: &str, fault: Option<(&str, &str)>, serves: &str) {
     // SAFETY: no pointers.
     let root = unsafe { libc::geteuid() } == 0;
     let redis = Command::new("redis-server").arg("--version").output().is_ok();
     assert!(root && redis, "needs root and redis-server: scripts/setup");
-    let (rig, address) = Rig::up(fault.unwrap_or("none"));
+    let (rig, address) = Rig::up(name);
     assert_eq!(rig.primaries(), ["alpha"]);
     let client = rig.client(&address);
-    if let Some(kind) = fault {
+    if let Some((host, kind)) = fault {
         std::thread::sleep(FAULT_AFTER); // into the load; when exactly doesn't matter
-        let o = rig.ft("fault").args(["alpha", kind]).output().unwrap();
+        let o = rig.ft("fault").args([host, kind]).output().unwrap();
         assert!(o.status.success(), "{o:?}");
     }
     let o = client.wait_with_output().unwrap();
     let text = format!("{}\n{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr));
     assert!(o.status.success() && text.contains("all kept"), "{text}\nroles: {:?}", rig.roles());
-    if fault.is_some() {
-        assert_eq!(rig.primaries(), ["beta"]);
+    assert_eq!(rig.primaries(), [serves]);
+    if let Some((host, "freeze-host")) = fault {
+        let o = rig.ft("fault").args([host, "thaw-host"]).output().unwrap();
+        assert!(o.status.success(), "{o:?}");
+        // It finds out that it no longer serves, and leaves.
+        let end = Instant::now() + PATIENCE;
+        while !rig.state(host).starts_with("ended") {
+            assert_eq!(rig.primaries(), [serves]);
+            assert!(Instant::now() < end, "{:?}", rig.roles());
+        }
     }
 }
 
 #[test]
 fn a_protected_redis_serves() {
-    survives(None);
+    survives("none", None, "alpha");
 }
 
 #[test]
 fn clients_keep_everything_when_the_guest_is_killed() {
-    survives(Some("kill-guest"));
+    survives("guest", Some(("alpha", "kill-guest")), "beta");
 }
 
 #[test]
 fn clients_keep_everything_when_the_engine_is_killed() {
-    survives(Some("kill-engine"));
+    survives("engine", Some(("alpha", "kill-engine")), "beta");
 }
 
 #[test]
 fn clients_keep_everything_when_the_host_is_killed() {
-    survives(Some("kill-host"));
+    survives("host", Some(("alpha", "kill-host")), "beta");
+}
+
+#[test]
+fn clients_notice_nothing_when_the_backup_is_killed() {
+    survives("bhost", Some(("beta", "kill-host")), "alpha");
+}
+
+#[test]
+fn clients_notice_nothing_when_the_backups_guest_is_killed() {
+    survives("bguest", Some(("beta", "kill-guest")), "alpha");
+}
+
+#[test]
+fn clients_notice_nothing_when_the_link_is_cut() {
+    survives("link", Some(("alpha", "cut-link")), "alpha");
+}
+
+#[test]
+fn a_frozen_primary_is_replaced_and_stays_silent_when_it_thaws() {
+    survives("freeze", Some(("alpha", "freeze-host")), "beta");
 }

@@ -89,7 +89,7 @@ pub struct Reading {
 #[derive(Clone, Copy, Deserialize)]
 struct Log {
     log_bytes: u64,
-    log_entries: u64,
+    log_appended: u64,
 }
 
 /// The difference of two readings. `None`: there is no such thing, or it ended meanwhile.
@@ -141,7 +141,7 @@ impl Reading {
             machine_us: us(all.saturating_sub(self.idle.saturating_sub(earlier.idle))),
             link_bytes: self.link_bytes.zip(earlier.link_bytes).map(|(n, b)| n.saturating_sub(b)),
             log_bytes: log.map(|(n, b)| n.log_bytes.saturating_sub(b.log_bytes)),
-            log_entries: log.map(|(n, b)| n.log_entries.saturating_sub(b.log_entries)),
+            log_entries: log.map(|(n, b)| n.log_appended.saturating_sub(b.log_appended)),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a host says of itself: asked over the control socket, answered by a thread of its own, so that an answer
 //! comes whatever the engine is doing.
 
+use crate::failover::Kind;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -39,10 +40,34 @@ struct Board {
     events: VecDeque<EventLine>,
 }
 
+impl Shown {
+    pub fn of(kind: Kind, term: u64) -> Self {
+        let (role, state) = match kind {
+            Kind::Starting => ("starting", "waiting for the peer and the arbiter"),
+            Kind::Joining => ("joining", "waiting for the service's state"),
+            Kind::Backup => ("backup", "protected"),
+            Kind::Claiming => ("claiming", "asking the arbiter"),
+            Kind::Replaying => ("claiming", "replaying the log's end"),
+            Kind::Restoring => ("claiming", "restoring sockets"),
+            Kind::GoingLive => ("claiming", "going live"),
+            Kind::PrimaryAlone => ("primary", "alone"),
+            Kind::PrimaryAdding => ("primary", "adding the backup"),
+            Kind::PrimaryPaired => ("primary", "protected"),
+            Kind::Removing => ("primary", "output held: asking to go on without the backup"),
+            Kind::Rechecking => ("primary", "output held: this host stood still and asks whether it still serves"),
+            Kind::Mute => ("mute", "mute: neither the backup nor the arbiter answers"),
+            Kind::Yielding => ("yielding", "handing over"),
+            Kind::Demoting => ("leaving", "taking down what it had"),
+            Kind::Failed => ("failed", "restart it"),
+        };
+        Self { role, state, term }
+    }
+}
+
 /// What replication has cost so far: the engine counts at each of its turns, without a lock.
 #[derive(Default)]
 struct Counters {
-    log_entries: AtomicU64,
+    log_appended: AtomicU64,
     log_bytes: AtomicU64,
     link_sent_bytes: AtomicU64,
     link_received_bytes: AtomicU64,
@@ -52,7 +77,7 @@ struct Counters {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traffic {
     /// Of the log, written here or received.
-    pub log_entries: u64,
+    pub log_appended: u64,
     /// Of the log written here, before the link seals it; 0 on a backup.
     pub log_bytes: u64,
     /// Encrypted, as given to the kernel and taken from it; 0 without a link.
@@ -77,7 +102,7 @@ struct StatusLine<'a> {
     guest_pid: Option<i32>,
     engine_pid: u32,
     peer: &'a str,
-    log_entries: u64,
+    log_appended: u64,
     log_bytes: u64,
     link_sent_bytes: u64,
     link_received_bytes: u64,
@@ -89,7 +114,7 @@ impl StatusBoard {
             service: service.into(),
             host: host.into(),
             peer: peer.into(),
-            shown: Shown { role: "starting", state: "waiting for the peer", term: 0 },
+            shown: Shown::of(Kind::Starting, 0),
             guest_pid: None,
             events: VecDeque::new(),
         };
@@ -112,7 +137,7 @@ impl StatusBoard {
     /// Only the engine counts: who reads may see values of two turns.
     pub fn count(&self, t: Traffic) {
         let c = &self.counters;
-        c.log_entries.store(t.log_entries, Ordering::Relaxed);
+        c.log_appended.store(t.log_appended, Ordering::Relaxed);
         c.log_bytes.store(t.log_bytes, Ordering::Relaxed);
         c.link_sent_bytes.store(t.link_sent_bytes, Ordering::Relaxed);
         c.link_received_bytes.store(t.link_received_bytes, Ordering::Relaxed);
@@ -145,7 +170,7 @@ impl StatusBoard {
                     guest_pid: b.guest_pid,
                     engine_pid: std::process::id(),
                     peer: &b.peer,
-                    log_entries: self.counters.log_entries.load(Ordering::Relaxed),
+                    log_appended: self.counters.log_appended.load(Ordering::Relaxed),
                     log_bytes: self.counters.log_bytes.load(Ordering::Relaxed),
                     link_sent_bytes: self.counters.link_sent_bytes.load(Ordering::Relaxed),
                     link_received_bytes: self.counters.link_received_bytes.load(Ordering::Relaxed),
@@ -241,11 +266,11 @@ mod tests {
         let socket = ControlSocket::open(&path, board.clone()).unwrap();
         board.set(Shown { role: "primary", state: "protected", term: 3 });
         board.event("it \"began\"");
-        board.count(Traffic { log_entries: 7, log_bytes: 80, link_sent_bytes: 120, link_received_bytes: 9 });
+        board.count(Traffic { log_appended: 7, log_bytes: 80, link_sent_bytes: 120, link_received_bytes: 9 });
         let status = ask(&path, "status").unwrap();
         let v: serde_json::Value = serde_json::from_str(&status[0]).unwrap();
         assert_eq!((&v["role"], &v["term"], &v["host"]), (&"primary".into(), &3.into(), &"alpha".into()));
-        assert_eq!((&v["log_entries"], &v["log_bytes"]), (&7.into(), &80.into()));
+        assert_eq!((&v["log_appended"], &v["log_bytes"]), (&7.into(), &80.into()));
         assert_eq!((&v["link_sent_bytes"], &v["link_received_bytes"]), (&120.into(), &9.into()));
         assert!(ask(&path, "events").unwrap()[0].contains("began"));
         assert!(ask(&path, "weather").unwrap()[0].contains("unknown"));
