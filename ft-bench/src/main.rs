@@ -105,6 +105,8 @@ struct E2eArgs {
 
 /// As clap says it.
 const EXIT_USAGE: u8 = 2;
+/// As shells say it of SIGINT.
+const EXIT_INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
@@ -185,7 +187,11 @@ fn e2e(a: E2eArgs) -> ExitCode {
             }
             if results.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        Err(e) => usage(&e.to_string()),
+        Err(e) => {
+            eprintln!("ft-bench: {e}");
+            let interrupted = e.kind() == std::io::ErrorKind::Interrupted;
+            if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::FAILURE }
+        }
     }
 }
 

@@ -10,7 +10,8 @@ const NONE: &str = "-";
 const NOTES: &str = "\
 Medians of the rounds; +- is half the distance between the lowest and the highest round. x: times native, in this run.
 Latency runs from the intended time of sending to the last byte of the answer. `behind`: the rate was not reached, so
-latency grows with the length of the run.
+latency grows with the length of the run. An answer counts when it comes: what waited before the measurement can lift a
+rate above the one asked for.
 CPU: user and kernel time of the processes, in microseconds per request. The kernel charges packet processing to whoever
 runs at that moment: with veth mostly the sender, so a client pays for part of the server's receiving, and the other way
 round. `machine`: all that was not idle, by anybody; the measure to compare systems by.

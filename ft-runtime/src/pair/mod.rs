@@ -160,7 +160,9 @@ impl Pair {
     fn new(epoll: &Rc<Epoll>, b: Beginning) -> Result<Self, EngineError> {
         let watch = |fd, flags, token| epoll.add(fd, EpollEvent::new(flags, Token::Pair(token).encode()));
         if let Some(w) = &b.world {
-            watch(w.fd(), EpollFlags::EPOLLIN, TOKEN_GATE).map_err(|e| EngineError::system("watching the gate", e))?;
+            // By edges: a backup leaves in the queue what its kernel would send, and must not be woken for it for ever.
+            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+            watch(w.fd(), flags, TOKEN_GATE).map_err(|e| EngineError::system("watching the gate", e))?;
         }
         if let Some(fd) = b.decider.fd() {
             watch(fd, EpollFlags::EPOLLIN, TOKEN_ARBITER).map_err(|e| EngineError::system("watching the arbiter", e))?;
