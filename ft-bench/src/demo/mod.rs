@@ -96,7 +96,14 @@ fn say(what: &str) {
 
 /// `ft-bench demo`.
 pub fn run(a: &DemoArgs) -> ExitCode {
-    match a.show() {
+    let interrupt = match Interrupt::catch() {
+        Ok(i) => i,
+        Err(e) => {
+            say(&format!("catching signals: {e}"));
+            return ExitCode::from(EXIT_NOT_RUN);
+        }
+    };
+    match a.show(&interrupt) {
         Ok(report) => {
             // Who went away wants none of it.
             let _ = match a.output {
@@ -108,7 +115,8 @@ pub fn run(a: &DemoArgs) -> ExitCode {
             };
             if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+        // At a terminal the programs that it runs are interrupted as well, and may be heard of first.
+        Err(_) if interrupt.check().is_err() => {
             say("interrupted");
             ExitCode::from(EXIT_INTERRUPTED)
         }
@@ -120,11 +128,10 @@ pub fn run(a: &DemoArgs) -> ExitCode {
 }
 
 impl DemoArgs {
-    fn show(&self) -> io::Result<Report> {
-        let interrupt = Interrupt::catch()?;
+    fn show(&self, interrupt: &Interrupt) -> io::Result<Report> {
         let ft = self.ft()?;
         say("making two hosts and a client on this machine, with redis-server protected");
-        let (rig, up) = Rig::up(&ft, &interrupt, &REDIS)?;
+        let (rig, up) = Rig::up(&ft, interrupt, &REDIS)?;
         let (ran, tally) = self.break_host(&rig, &up)?;
         say("taking the rig down");
         rig.down()?;
