@@ -177,6 +177,7 @@ impl DemoArgs {
         if let Some(t) = tell_until(&mut client, begin, fault_at)? {
             return Err(io::Error::other(format!("the load ended before the fault: {}", t.errors.join("; "))));
         }
+        check_pair(rig, &victim, &survivor)?;
         say(&format!("now: {} on {victim}", self.fault.name()));
         let fault = rig.fault(&victim, self.fault.name())?;
         let until = begin + Duration::from_secs(self.seconds.into()) + CLIENT_END_MAX;
@@ -222,6 +223,23 @@ fn roles(rig: &Rig) -> io::Result<(String, String)> {
         h.map(|h| h.host.clone()).ok_or_else(|| io::Error::other(format!("no host is {role}: see ft rig status")))
     };
     Ok((with("primary")?, with("backup")?))
+}
+
+/// A fault shows nothing where the other host serves already.
+fn check_pair(rig: &Rig, victim: &str, survivor: &str) -> io::Result<()> {
+    if roles(rig).is_ok_and(|r| r == (victim.into(), survivor.into())) {
+        return Ok(());
+    }
+    let mut what = String::from(
+        "the hosts are no pair any more, before any fault. Is the machine too busy for the load? A primary that is not \
+         heard for limits.silence_ms_max is taken for dead: try a lower --rate. What they noted:",
+    );
+    for host in [victim, survivor] {
+        for e in rig.events(host).unwrap_or_default() {
+            what += &format!("\n  {} {host}: {}", e.at_ms, e.event);
+        }
+    }
+    Err(io::Error::other(what))
 }
 
 /// The client's next word, at most until then; none: it has nothing more to say.
