@@ -208,11 +208,13 @@ fn load(a: &ClientArgs, time: Duration) -> io::Result<Tally> {
         }
         conns = threads.into_iter().map(|t| t.join().expect("a connection's thread does not panic")).collect();
     });
-    let after = conns[0].end.is_none().then(|| identity(&mut conns[0].client)).transpose();
+    let first = &mut conns[0];
+    let after = if first.end.is_none() { identity(&mut first.client) } else { Ok("not to be asked".into()) };
+    let after = after.unwrap_or_else(|e| first.end.insert(e).to_string());
     for c in conns {
         c.close(a.server, &mut tally);
     }
-    tally.server = [before, after?.unwrap_or_default()];
+    tally.server = [before, after];
     Ok(tally)
 }
 

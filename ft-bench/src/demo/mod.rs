@@ -96,7 +96,14 @@ fn say(what: &str) {
 
 /// `ft-bench demo`.
 pub fn run(a: &DemoArgs) -> ExitCode {
-    match a.show() {
+    let interrupt = match Interrupt::catch() {
+        Ok(i) => i,
+        Err(e) => {
+            say(&format!("catching signals: {e}"));
+            return ExitCode::from(EXIT_NOT_RUN);
+        }
+    };
+    match a.show(&interrupt) {
         Ok(report) => {
             // Who went away wants none of it.
             let _ = match a.output {
@@ -108,7 +115,8 @@ pub fn run(a: &DemoArgs) -> ExitCode {
             };
             if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+        // At a terminal the programs that it runs are interrupted as well, and may be heard of first.
+        Err(_) if interrupt.check().is_err() => {
             say("interrupted");
             ExitCode::from(EXIT_INTERRUPTED)
         }
@@ -120,11 +128,10 @@ pub fn run(a: &DemoArgs) -> ExitCode {
 }
 
 impl DemoArgs {
-    fn show(&self) -> io::Result<Report> {
-        let interrupt = Interrupt::catch()?;
+    fn show(&self, interrupt: &Interrupt) -> io::Result<Report> {
         let ft = self.ft()?;
         say("making two hosts and a client on this machine, with redis-server protected");
-        let (rig, up) = Rig::up(&ft, &interrupt, &REDIS)?;
+        let (rig, up) = Rig::up(&ft, interrupt, &REDIS)?;
         let (ran, tally) = self.break_host(&rig, &up)?;
         say("taking the rig down");
         rig.down()?;
@@ -170,6 +177,7 @@ impl DemoArgs {
         if let Some(t) = tell_until(&mut client, begin, fault_at)? {
             return Err(io::Error::other(format!("the load ended before the fault: {}", t.errors.join("; "))));
         }
+        check_pair(rig, &victim, &survivor)?;
         say(&format!("now: {} on {victim}", self.fault.name()));
         let fault = rig.fault(&victim, self.fault.name())?;
         let until = begin + Duration::from_secs(self.seconds.into()) + CLIENT_END_MAX;
@@ -215,6 +223,23 @@ fn roles(rig: &Rig) -> io::Result<(String, String)> {
         h.map(|h| h.host.clone()).ok_or_else(|| io::Error::other(format!("no host is {role}: see ft rig status")))
     };
     Ok((with("primary")?, with("backup")?))
+}
+
+/// A fault shows nothing where the other host serves already.
+fn check_pair(rig: &Rig, victim: &str, survivor: &str) -> io::Result<()> {
+    if roles(rig).is_ok_and(|r| r == (victim.into(), survivor.into())) {
+        return Ok(());
+    }
+    let mut what = String::from(
+        "the hosts are no pair any more, before any fault. Is the machine too busy for the load? A primary that is not \
+         heard for limits.silence_ms_max is taken for dead: try a lower --rate. What they noted:",
+    );
+    for host in [victim, survivor] {
+        for e in rig.events(host).unwrap_or_default() {
+            what += &format!("\n  {} {host}: {}", e.at_ms, e.event);
+        }
+    }
+    Err(io::Error::other(what))
 }
 
 /// The client's next word, at most until then; none: it has nothing more to say.

@@ -2,6 +2,7 @@
 
 use super::timeline::Step;
 use crate::verify::{Sample, Tally};
+use ft_runtime::pair::status::Milestone;
 use serde::Serialize;
 use std::fmt;
 
@@ -86,6 +87,8 @@ impl Report {
         fail(v.unverified > 0, format!("{} acknowledged writes could not be read back", v.unverified));
         fail(tally.reset + tally.stalled > 0, format!("{} connections did not survive", tally.reset + tally.stalled));
         fail(tally.server[0] != tally.server[1], format!("another server answers: {}, was {}", tally.server[1], tally.server[0]));
+        let is_silent = ran.timeline.iter().all(|s| s.milestone == Some(Milestone::FirstByte));
+        fail(is_silent, format!("{} noted nothing after the fault: had it taken over before?", ran.survivor));
         fail(ran.outage_ms.is_none(), "no client was answered after the fault".into());
         let serves = ran.role.as_deref() == Some("primary");
         fail(!serves, format!("{} does not serve: its role is {}", ran.survivor, ran.role.as_deref().unwrap_or("unknown")));
@@ -145,7 +148,7 @@ impl fmt::Display for Report {
 
 impl Report {
     fn survivor_or_client(&self, s: &Step) -> &str {
-        if s.milestone == Some(ft_runtime::pair::status::Milestone::FirstByte) { "client" } else { &self.survivor }
+        if s.milestone == Some(Milestone::FirstByte) { "client" } else { &self.survivor }
     }
 }
 
@@ -165,7 +168,7 @@ mod tests {
             victim: "alpha".into(),
             survivor: "beta".into(),
             fault_us: 1,
-            timeline: vec![Step { ms: 98.2, milestone: Some(ft_runtime::pair::status::Milestone::SocketsRestored), text: "50".into() }],
+            timeline: vec![Step { ms: 98.2, milestone: Some(Milestone::SocketsRestored), text: "50".into() }],
             outage_ms: Some(121.0),
             role: Some("primary".into()),
         }
@@ -207,6 +210,7 @@ mod tests {
         is_bad(ran(), Tally { stalled: 1, ..tally() }, "without a reply");
         is_bad(ran(), Tally { server: ["pid 1".into(), "pid 2".into()], ..tally() }, "another server");
         is_bad(Ran { outage_ms: None, ..ran() }, tally(), "no client");
+        is_bad(Ran { timeline: Vec::new(), ..ran() }, tally(), "noted nothing");
         is_bad(Ran { role: Some("mute".into()), ..ran() }, tally(), "mute");
     }
 }
