@@ -162,6 +162,12 @@ impl<S: Source> Backup<S> {
                 }
                 Ok(())
             }
+            Across::PipeReader { pipe } => {
+                for to in core.pipe_sharers(d) {
+                    self.unlogged.pipe_reader(to, pipe);
+                }
+                Ok(())
+            }
             Across::Kill { domain, signo } => {
                 self.unlogged.kill(domain, signo);
                 Ok(())
@@ -407,6 +413,10 @@ impl<S: Source> Part for Backup<S> {
         for d in core.live() {
             let ends = self.given[usize::from(d.id.0)].is_some();
             if ends || d.gone || self.feed.peek(d.id)?.is_some() || !d.waits_for_input() {
+                return Ok(false);
+            }
+            // What it said before it waited was said to a follower's engine: taken for live it would count twice.
+            if !d.from_guest.is_empty().map_err(EngineError::corrupt(d.id))? {
                 return Ok(false);
             }
         }
