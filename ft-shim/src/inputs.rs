@@ -239,6 +239,7 @@ impl Kernel {
         }
         self.fire_timers();
         self.flush_unwanted();
+        self.flush_shared_pipes();
         self.digest.word(clock.monotonic_ns);
     }
 
@@ -270,6 +271,7 @@ impl Kernel {
             Event::Signal { signo } => self.post_input(signo.into()),
             Event::PipeData { pipe, bytes } => self.pipe_input(pipe, bytes),
             Event::PipeClosed { pipe } => self.pipe_remote_closed(pipe),
+            Event::PipeReader { pipe } => self.pipe_read_elsewhere(pipe),
             Event::ChildExit { child, status } => self.child_exited(child, status),
             _ => self.net_input(e),
         }

@@ -166,6 +166,12 @@ impl<S: Source> Backup<S> {
                 }
                 Ok(())
             }
+            Across::PipeReader { pipe } => {
+                for to in core.pipe_sharers(d) {
+                    self.unlogged.pipe_reader(to, pipe);
+                }
+                Ok(())
+            }
             Across::Kill { domain, signo } => {
                 self.unlogged.kill(domain, signo);
                 Ok(())
@@ -413,6 +419,10 @@ impl<S: Source> Part for Backup<S> {
             // A fork child may be far from where it next asks the log; it goes live there, and nobody waits for it.
             let is_there = d.id != SERVICE || d.waits_for_input();
             if ends || d.gone || self.feed.peek(d.id)?.is_some() || !is_there {
+                return Ok(false);
+            }
+            // What it said before it waited was said to a follower's engine: taken for live it would count twice.
+            if !d.from_guest.is_empty().map_err(EngineError::corrupt(d.id))? {
                 return Ok(false);
             }
         }
