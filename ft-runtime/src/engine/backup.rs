@@ -416,9 +416,9 @@ impl<S: Source> Part for Backup<S> {
     fn is_at_log_end(&mut self, core: &Core) -> Result<bool, EngineError> {
         for d in core.live() {
             let ends = self.given[usize::from(d.id.0)].is_some();
-            // A fork child may be far from where it next asks the log; it goes live there, and nobody waits for it.
-            let is_there = d.id != SERVICE || d.waits_for_input();
-            if ends || d.gone || self.feed.peek(d.id)?.is_some() || !is_there {
+            // A fork child too must have come to where it asks the log: its parent may have been told of what it has not
+            // done here yet.
+            if ends || d.gone || self.feed.peek(d.id)?.is_some() || !d.waits_for_input() {
                 return Ok(false);
             }
             // What it said before it waited was said to a follower's engine: taken for live it would count twice.
