@@ -23,6 +23,7 @@ pub const R0: Register = Register(0);
 pub const R1: Register = Register(1);
 pub const R2: Register = Register(2);
 pub const R6: Register = Register(6);
+pub const R7: Register = Register(7);
 
 /// `bpf_ktime_get_boot_ns` (`linux/bpf.h`).
 pub const KTIME_GET_BOOT_NS: i32 = 125;
@@ -56,6 +57,16 @@ impl Assembler {
         self.put(0, R0, 0, 0, 0);
     }
 
+    /// to = from
+    pub fn copy(&mut self, to: Register, from: Register) {
+        self.put(0xbf, to, from.0, 0, 0);
+    }
+
+    /// to = 32 bits at from + offset
+    pub fn load_32(&mut self, to: Register, from: Register, offset: i16) {
+        self.put(0x61, to, from.0, offset, 0);
+    }
+
     /// to = 64 bits at from + offset
     pub fn load(&mut self, to: Register, from: Register, offset: i16) {
         self.put(0x79, to, from.0, offset, 0);
@@ -80,6 +91,11 @@ impl Assembler {
     pub fn jump_equal(&mut self, a: Register, value: i32, label: &'static str) {
         self.jumps.push((self.code.len(), label));
         self.put(0x15, a, 0, 0, value);
+    }
+
+    pub fn jump(&mut self, label: &'static str) {
+        self.jumps.push((self.code.len(), label));
+        self.put(0x05, R0, 0, 0, 0);
     }
 
     pub fn label(&mut self, name: &'static str) {

@@ -1,7 +1,9 @@
 //! The last word on silence: two programs in the kernel, at the service's interface.
 //!
 //! Egress: everything (IP, ARP, neighbour discovery) is dropped once the boot clock has reached the lease's end. The
-//! kernel decides that as the packet leaves, so a host that stood still says nothing when it goes on.
+//! kernel decides that as the packet leaves, so a host that stood still says nothing when it goes on. Of IP only what
+//! carries [`MARK`] leaves, which the engine's verdict puts on a packet: a namespace that is being taken down loses its
+//! queue before its interface, and would answer what comes in by itself (resets), under a lease that still runs.
 //! Ingress: everything is dropped while it is shut: an address that is present doesn't answer, and no packet finds a
 //! port without a socket.
 //!
@@ -10,7 +12,7 @@
 //! connections, answering ARP for an address that is another host's by then. So nothing needs to be pinned: the
 //! programs go with the interface, and the lease runs out.
 
-use super::asm::{Assembler, Instruction, KTIME_GET_BOOT_NS, R0, R1, R2, R6};
+use super::asm::{Assembler, Instruction, KTIME_GET_BOOT_NS, R0, R1, R2, R6, R7};
 use super::boot_time::BootTime;
 use super::error::GateError;
 use super::namespace::ServiceNet;
@@ -18,6 +20,9 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Of packets that the engine lets leave.
+pub const MARK: u32 = 0x0066_7401;
 
 /// What engine and programs share; the map's one value.
 #[repr(C)]
@@ -172,15 +177,26 @@ fn refused(e: io::Error) -> GateError {
     }
 }
 
-/// Egress: drop at or after `lease_until`.
+/// Egress: drop at or after `lease_until`, and IP without the mark.
 fn egress_program(map: i32) -> Vec<Instruction> {
     let mut a = Assembler::new();
+    a.copy(R7, R1);
     a.map_value(R1, map);
     a.load(R6, R1, LEASE_UNTIL);
     a.call(KTIME_GET_BOOT_NS);
-    a.jump_less(R0, R6, "leave");
+    a.jump_less(R0, R6, "leased");
+    a.label("drop");
     count(&mut a, map, EGRESS_DROPPED);
     a.exit(DROP);
+    a.label("leased");
+    a.load_32(R6, R7, packet::PROTOCOL);
+    a.jump_equal(R6, packet::IPV4, "ip");
+    a.jump_equal(R6, packet::IPV6, "ip");
+    a.exit(NEXT);
+    a.label("ip");
+    a.load_32(R6, R7, packet::MARK);
+    a.jump_equal(R6, MARK as i32, "leave");
+    a.jump("drop");
     a.label("leave");
     a.exit(NEXT);
     a.finish()
@@ -203,6 +219,14 @@ fn count(a: &mut Assembler, map: i32, counter: i16) {
     a.map_value(R1, map);
     a.set(R2, 1);
     a.add_atomic(R1, counter, R2);
+}
+
+/// A packet as a program sees it: `struct __sk_buff` (`linux/bpf.h`). The protocol is in network order.
+mod packet {
+    pub const MARK: i16 = 8;
+    pub const PROTOCOL: i16 = 16;
+    pub const IPV4: i32 = (libc::ETH_P_IP as u16).to_be() as i32;
+    pub const IPV6: i32 = (libc::ETH_P_IPV6 as u16).to_be() as i32;
 }
 
 /// Linux's numbers (`linux/bpf.h`).

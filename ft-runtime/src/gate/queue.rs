@@ -5,6 +5,7 @@
 
 use super::error::GateError;
 use super::judge::{PacketId, Verdict};
+use super::lease::MARK;
 use super::netlink::{self, Request, Socket};
 use nix::sys::socket::{SockProtocol, setsockopt, sockopt};
 use std::fs;
@@ -45,6 +46,7 @@ mod nf {
     pub const F_GSO: u32 = 4;
     pub const PACKET_HDR: u16 = 1;
     pub const VERDICT_HDR: u16 = 2;
+    pub const MARK: u16 = 3;
     pub const PAYLOAD: u16 = 10;
     pub const CAP_LEN: u16 = 13;
     pub const DROP: u32 = 0;
@@ -194,6 +196,9 @@ impl Queue {
                 header[4..].copy_from_slice(&id.0.to_be_bytes());
                 self.verdicts.message(nf::VERDICT, 0, &general(queue));
                 self.verdicts.attribute(nf::VERDICT_HDR, &header);
+                if queue == EGRESS {
+                    self.verdicts.attribute(nf::MARK, &MARK.to_be_bytes());
+                }
             }
             self.socket.send(self.verdicts.bytes())?;
         }

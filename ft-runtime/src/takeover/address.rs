@@ -4,6 +4,7 @@
 //! Frames are built whole and leave by a packet socket: no address needs to be configured, no duplicate address
 //! detection is waited for. Must not be fired before the right to send is there.
 
+use crate::gate::lease::MARK;
 use super::checksum;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
@@ -50,6 +51,7 @@ impl Announcer {
         let index = nix::net::if_::if_nametoindex(interface).map_err(|e| failed("looking it up")(e.into()))?;
         // Protocol 0: it receives nothing.
         let link = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), Some(Protocol::from(0)))
+            .and_then(|s| s.set_mark(MARK).map(|()| s))
             .map_err(failed("a packet socket"))?;
         let own = bind_to_link(&link, index).map_err(failed("binding to it"))?;
         let mac = mac.unwrap_or(own);
