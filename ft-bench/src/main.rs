@@ -1,5 +1,6 @@
 //! `ft-bench`: parses, calls, prints. Tables and progress for people go to stderr, one JSON line per run to stdout.
 
+mod demo;
 mod e2e;
 mod load;
 mod lockstep;
@@ -7,6 +8,7 @@ mod mix;
 mod recording;
 mod resp;
 mod service;
+mod verify;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -25,6 +27,10 @@ struct Cli {
 enum Command {
     /// Record a real redis-server under mixed load, then replay: equal digests and equal memory are demanded.
     Lockstep(LockstepArgs),
+    /// Show a host die under a loaded redis-server: what the other does, and what clients see of it.
+    Demo(demo::DemoArgs),
+    /// The demonstration's clients: they know every write that was acknowledged.
+    DemoClient(verify::ClientArgs),
     /// Measure redis bare, protected, and with a replica and WAIT 1, side by side in rigs on this machine.
     E2e(E2eArgs),
     /// Ask a redis server from one thread and print rates, latencies and costs: what `e2e` runs in the client's network.
@@ -104,9 +110,11 @@ const EXIT_INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Lockstep(a) => lockstep(a),
+        Command::Lockstep(a) => run_lockstep(a),
         Command::E2e(a) => e2e(a),
         Command::Load(a) => load(&a),
+        Command::Demo(a) => demo::run(&a),
+        Command::DemoClient(a) => verify::run(&a),
     }
 }
 
@@ -115,7 +123,7 @@ fn usage(what: &str) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
-fn lockstep(a: LockstepArgs) -> ExitCode {
+fn run_lockstep(a: LockstepArgs) -> ExitCode {
     let seconds = a.minutes.map(|m| m * 60.0).or(a.seconds).unwrap_or_default();
     let Ok(time) = Duration::try_from_secs_f64(seconds) else {
         return usage(&format!("a time of {seconds} s makes no sense"));

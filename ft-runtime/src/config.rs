@@ -218,6 +218,16 @@ socket = "/run/ft/redis.sock"
     }
 
     #[test]
+    fn the_file_in_the_readme_is_a_good_one() {
+        let readme = include_str!("../../README.md");
+        let start = readme.find("        [service]").expect("a configuration");
+        let block: Vec<&str> =
+            readme[start..].lines().take_while(|l| l.is_empty() || l.starts_with("        ")).map(str::trim).collect();
+        let c = Config::parse(Path::new("README.md"), &block.join("\n")).unwrap();
+        assert_eq!((c.service.name.as_str(), c.host.start), ("redis", Start::Primary));
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_line() {
         let e = error(&GOOD.replace("start = \"primary\"", "start = \"first\""));
         assert!(e.contains("/etc/ft/redis.toml") && e.contains("line 9") && e.contains("primary"), "{e}");

@@ -48,6 +48,8 @@ pub enum Error {
     Config(#[from] crate::config::ConfigError),
     #[error(transparent)]
     Rig(#[from] crate::rig::RigError),
+    #[error(transparent)]
+    Ask(#[from] crate::pair::status::client::AskError),
     #[error("{0}")]
     Refused(String),
 }

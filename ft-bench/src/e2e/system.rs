@@ -4,7 +4,7 @@ use super::child::Child;
 use super::plan::{FAULT_AFTER, Point, System};
 use super::rig::{Ft, Rig};
 use crate::load::Report;
-use ft_runtime::pair::status;
+use ft_runtime::pair::status::{Request, client};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -134,8 +134,7 @@ impl Running {
     /// Is it still what was started? A pair may have broken under the load.
     pub fn check(&self) -> Result<(), String> {
         let Some(control) = self.control() else { return Ok(()) };
-        let ask = |what| status::ask(control, what).unwrap_or_default();
-        let line = ask("status").concat();
+        let line = client::ask_line(control, Request::Status).unwrap_or_else(|e| e.to_string());
         let now: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         if now["role"] == "primary" && now["state"] == "protected" {
             return Ok(());
@@ -147,7 +146,8 @@ impl Running {
     pub fn last_events(&self) -> String {
         const EACH: usize = 6;
         let of_host = |(host, control): (&String, &PathBuf)| {
-            let lines = status::ask(control, "events").unwrap_or_default();
+            let asked = client::ask(control, Request::Events { after: 0, follow: false });
+            let lines: Vec<String> = asked.into_iter().flatten().map_while(Result::ok).collect();
             let last = lines[lines.len().saturating_sub(EACH)..].join(" ");
             format!("{host}: {last}")
         };

@@ -3,6 +3,7 @@
 //! A process is charged by the scheduler's clock, in nanoseconds, all threads together. The kernel charges packet
 //! processing to whoever runs when it happens: for a veth pair mostly the sender.
 
+use ft_runtime::pair::status::{Request, client};
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -120,8 +121,7 @@ impl Meter {
             // Of a host that died it can't be told.
             link_bytes: self.link.as_ref().and_then(|l| l.bytes().ok()),
             log: self.engine.as_ref().and_then(|path| {
-                let lines = ft_runtime::pair::status::ask(path, "status").ok()?;
-                serde_json::from_str(lines.first()?).ok()
+                serde_json::from_str(&client::ask_line(path, Request::Status).ok()?).ok()
             }),
         })
     }

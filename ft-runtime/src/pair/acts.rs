@@ -2,6 +2,7 @@
 
 use super::log::{Outgoing, PairLog, Rule};
 use super::message::{self, HEAD_BYTES, kind};
+use super::status::Milestone;
 use super::{Pair, Role, SERVICE};
 use crate::engine::{Core, EngineError, Part};
 use crate::failover::action::{Farewell, Lease, Output, Report};
@@ -33,7 +34,7 @@ impl Pair {
             }
             Action::Acks(a) => self.acks = a,
             Action::ReplayToEnd => {
-                self.board.event("claimed");
+                self.board.mark(Milestone::Claimed, "claimed");
                 self.log_is_over = true;
                 self.is_replaying = true;
             }
@@ -42,7 +43,7 @@ impl Pair {
             Action::Announce => {
                 if let Some(w) = &mut self.world {
                     w.announce();
-                    self.board.event("address up");
+                    self.board.mark(Milestone::AddressUp, "address up");
                 }
             }
             Action::Demote(how) => self.demote(core, how),
@@ -83,7 +84,7 @@ impl Pair {
     fn restore(&mut self, now: Instant) {
         let mut done = Ok(());
         if let Some(Role::Following(b)) = &mut self.role {
-            self.board.event("replayed");
+            self.board.mark(Milestone::Replayed, "replayed");
             if let (Some(w), Some(front)) = (&mut self.world, b.front()) {
                 let young = &mut self.young;
                 let adopt = |front: &mut Front, b: &Birth| {
@@ -93,6 +94,9 @@ impl Pair {
                     Some(conn)
                 };
                 done = w.restore(front, adopt, now);
+            }
+            if done.is_ok() {
+                self.board.mark(Milestone::SocketsRestored, "sockets restored");
             }
         }
         self.decider.tell(match done {
@@ -126,7 +130,7 @@ impl Pair {
                     w.open_gate()?;
                     let r = w.animate(primary.front(), now)?;
                     self.board.event(&format!(
-                        "sockets restored: {} ({} half open, {} lost)",
+                        "connections that go on: {} ({} half open, {} lost)",
                         r.connections, r.half_open, r.lost
                     ));
                     for e in std::mem::take(&mut self.young) {
@@ -175,7 +179,11 @@ impl Pair {
         } else {
             tracing::info!("{text}");
         }
-        self.board.event(&text);
+        match r {
+            Report::Claiming { .. } => self.board.mark(Milestone::Detected, &text),
+            Report::Live { .. } => self.board.mark(Milestone::Live, &text),
+            _ => self.board.event(&text),
+        }
         self.reason = text;
     }
 }

@@ -32,7 +32,7 @@ use ft_log::ids::{ConnId, DomainId, LogIndex};
 use log::{LinkSource, Outgoing, PairLog, Rule};
 use message::{HEAD_BYTES, Heartbeat, kind};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-use status::{Shown, StatusBoard, Traffic};
+use status::{Order, Progress, Shown, StatusBoard};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
@@ -45,6 +45,10 @@ use world::{BIRTH_BYTES_MAX, World};
 const TOKEN_LINK: u32 = 0;
 const TOKEN_GATE: u32 = 1;
 const TOKEN_ARBITER: u32 = 2;
+/// A link without a sign of life for so many silences is given up; by then the failover machine has decided.
+const SILENCES_MAX: u32 = 5;
+/// Own heartbeats that are remembered until they come back.
+const HEARTBEATS_MAX: usize = 1024;
 const SERVICE: DomainId = DomainId(0);
 /// A backup that lags slows the primary; one that lags this many times longer than that is given up.
 const LAG_TIMES_MAX: u32 = 10;
@@ -130,6 +134,7 @@ pub(crate) struct Pair {
     world: Option<World>,
     lease: Lease,
     is_open: bool,
+    heard_at: Instant,
     /// Own heartbeats sent, and when; the last heard of the other, and the last it was told of.
     heartbeats: VecDeque<(u64, BootTime)>,
     heartbeat_at: Instant,
@@ -199,6 +204,7 @@ impl Pair {
             world: b.world,
             lease: Lease::Expire,
             is_open: false,
+            heard_at: Instant::now(),
             heartbeats: VecDeque::new(),
             heartbeat_at: Instant::now(),
             last_seq: 0,
@@ -234,11 +240,23 @@ impl Pair {
         }
     }
 
-    fn count(&self) {
-        let out = self.out.borrow();
+    fn show_progress(&mut self, now: Instant) {
+        let mut out = self.out.borrow_mut();
+        let lag = out.lag_since().map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let (appended, acknowledged) = match self.role {
+            Some(Role::Leading(_)) => (out.progress.appended(), out.progress.committed()),
+            _ => (self.received, self.acknowledged),
+        };
         let (link_sent_bytes, link_received_bytes) = out.link.as_ref().map_or((0, 0), Link::wire_bytes);
-        let log_appended = if self.leads() { out.progress.appended() } else { self.received }.0;
-        self.board.count(Traffic { log_appended, log_bytes: out.bytes, link_sent_bytes, link_received_bytes });
+        self.board.set_progress(Progress {
+            appended: appended.0,
+            acknowledged: acknowledged.0,
+            lag_ms: lag.as_millis() as u64,
+            log_bytes: out.bytes,
+            queued_bytes: out.link.as_ref().map_or(0, Link::queued_bytes) as u64,
+            link_sent_bytes,
+            link_received_bytes,
+        });
     }
 
     // The link.
@@ -316,6 +334,7 @@ impl Pair {
             kind::HEARTBEAT => {
                 let h = Heartbeat::decode(body).map_err(foreign)?;
                 self.heard_seq = h.seq;
+                self.heard_at = now;
                 self.decider.tell(failover::Event::HeartbeatSeen { service_ok: true });
                 if self.leads() && self.peer_has_all && self.decider.kind() == Kind::PrimaryAlone {
                     self.decider.tell(failover::Event::PeerCaughtUp);
@@ -393,14 +412,24 @@ impl Pair {
     }
 
     fn send_heartbeat(&mut self, core: &Core, now: Instant) {
-        if now < self.heartbeat_at || !self.has_link() {
+        if now < self.heartbeat_at {
             return;
         }
         self.heartbeat_at = now + self.settings.heartbeat();
+        self.show_progress(now);
+        if let Some(Order::Force) = self.board.take_order() {
+            self.decider.tell(failover::Event::Operator(Command::Force));
+        }
+        if !self.has_link() {
+            return;
+        }
         if self.acks == Acks::On {
             self.echoed_seq = self.heard_seq;
         }
         self.last_seq += 1;
+        if self.heartbeats.len() == HEARTBEATS_MAX {
+            self.heartbeats.pop_front();
+        }
         self.heartbeats.push_back((self.last_seq, BootTime::now()));
         let h = Heartbeat {
             term: self.decider.term(),
@@ -611,6 +640,10 @@ impl Part for Pair {
             self.link_ready = true;
         }
         self.receive(now)?;
+        let quiet = now.saturating_duration_since(self.heard_at);
+        if self.has_link() && quiet > Duration::from_millis(self.settings.timing.silence_ms) * SILENCES_MAX {
+            self.lose_link(LinkEnd::Lost, &format!("silent for {} ms", quiet.as_millis()));
+        }
         self.decide(core, now)?;
         self.send_acks();
         let behind = self.is_backup_behind(now);
@@ -621,7 +654,6 @@ impl Part for Pair {
         more |= self.lead(now)?;
         self.send_heartbeat(core, now);
         self.flush();
-        self.count();
         if self.is_replaying {
             more = true;
             if self.role().part().is_at_log_end(core)? {
@@ -638,11 +670,9 @@ impl Part for Pair {
             Role::Following(b) => b.deadline(),
         };
         let world = self.world.as_ref().filter(|_| self.leads()).and_then(|w| w.deadline(Instant::now()));
-        // Alone, the lease is renewed by looking at it.
-        let alone = (self.lease == Lease::Own).then(|| Instant::now() + self.settings.heartbeat());
-        let heartbeat = self.has_link().then_some(self.heartbeat_at);
+        let heartbeat = Some(self.heartbeat_at);
         let decider = if self.is_leaving { None } else { self.decider.deadline() };
-        [role, world, alone, heartbeat, decider].into_iter().flatten().min()
+        [role, world, heartbeat, decider].into_iter().flatten().min()
     }
 
     fn ended(&mut self, core: &Core, now: Instant) -> Result<Option<Ended>, EngineError> {

@@ -5,7 +5,7 @@
 
 use super::decider::Decider;
 use super::message::{self, HEAD_BYTES, kind};
-use super::status::{ControlSocket, Shown, StatusBoard};
+use super::status::{ControlSocket, Order, Shown, StatusBoard};
 use super::world::World;
 use super::{Beginning, Pair, Settings};
 use crate::config::{ArbiterConfig, Config, Start};
@@ -16,7 +16,7 @@ use crate::failover::arbiter::witness::client::{Tcp, WitnessClient};
 use crate::failover::arbiter::witness::seal::{Key, Seal};
 use crate::failover::arbiter::witness::wire::ServiceName;
 use crate::failover::config::{ArbiterKind, DivergencePolicy, Timing};
-use crate::failover::event::LinkEnd;
+use crate::failover::event::{Command, LinkEnd};
 use crate::failover::message::Preferred;
 use crate::failover::{self, Action, Event, HostId, Kind};
 use crate::guest::{ShimImage, launch};
@@ -401,6 +401,9 @@ impl Candidate<'_> {
     /// True: this host starts the service.
     fn decide(&mut self) -> Result<bool, Error> {
         let mut starts = false;
+        if let Some(Order::Force) = self.board.take_order() {
+            self.decider.tell(Event::Operator(Command::Force));
+        }
         while let Some(actions) = self.decider.next() {
             for action in actions {
                 match self.decider.act(action) {
