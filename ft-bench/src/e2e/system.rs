@@ -144,7 +144,7 @@ impl Running {
 
     /// What the engines that live last said: for explaining a failure.
     pub fn last_events(&self) -> String {
-        const EACH: usize = 6;
+        const EACH: usize = 12;
         let of_host = |(host, control): (&String, &PathBuf)| {
             let asked = client::ask(control, Request::Events { after: 0, follow: false });
             let lines: Vec<String> = asked.into_iter().flatten().map_while(Result::ok).collect();
