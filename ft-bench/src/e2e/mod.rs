@@ -156,7 +156,7 @@ impl Run {
                     let (silence, slowest) = (report.longest_silence_ms, report.latency_us.max / 1e3);
                     self.say(&format!("{what} silence {silence:>6.0} ms  slowest request {slowest:>6.0} ms"));
                     if is_bad(&report) || report.unanswered > 0 {
-                        self.fail(&what, &trouble(&report));
+                        self.fail(&what, &format!("{}; {}", trouble(&report), r.last_events()));
                     }
                     self.takeovers.entry(fault).or_default().push(report);
                 }

@@ -44,7 +44,7 @@ pub const FAULT_POINT: Point = Point { name: "open-2000", connections: 50, rate:
 /// Of the window, before the fault.
 pub const FAULT_AFTER: Duration = Duration::from_secs(1);
 /// Long enough for clients' retransmission timers.
-pub const FAULT_WINDOW: Duration = Duration::from_secs(5);
+pub const FAULT_WINDOW: Duration = Duration::from_secs(4);
 
 #[derive(Debug, PartialEq)]
 pub struct Plan {

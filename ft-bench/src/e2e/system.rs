@@ -6,7 +6,7 @@ use super::rig::{Ft, Rig};
 use crate::load::Report;
 use ft_runtime::pair::status::{Request, client};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const PORT: u16 = 6379;
@@ -128,7 +128,7 @@ impl Running {
     }
 
     fn control(&self) -> Option<&Path> {
-        self.rig.up.controls.get(PRIMARY).map(|p| p.as_path())
+        self.rig.up.controls.get(PRIMARY).map(PathBuf::as_path)
     }
 
     /// Is it still what was started? A pair may have broken under the load.
@@ -139,9 +139,19 @@ impl Running {
         if now["role"] == "primary" && now["state"] == "protected" {
             return Ok(());
         }
-        let all = Request::Events { after: 0, follow: false };
-        let events = self.rig.up.controls.values().filter_map(|c| client::ask(c, all).ok()).flatten().map_while(Result::ok);
-        Err(format!("no longer protected: {line} {}", events.collect::<Vec<_>>().join(" ")))
+        Err(format!("no longer protected: {}; {}", line.trim_end(), self.last_events()))
+    }
+
+    /// What the engines that live last said: for explaining a failure.
+    pub fn last_events(&self) -> String {
+        const EACH: usize = 12;
+        let of_host = |(host, control): (&String, &PathBuf)| {
+            let asked = client::ask(control, Request::Events { after: 0, follow: false });
+            let lines: Vec<String> = asked.into_iter().flatten().map_while(Result::ok).collect();
+            let last = lines[lines.len().saturating_sub(EACH)..].join(" ");
+            format!("{host}: {last}")
+        };
+        self.rig.up.controls.iter().map(of_host).collect::<Vec<_>>().join("; ")
     }
 }
 

@@ -14,7 +14,8 @@ latency grows with the length of the run. An answer counts when it comes: what w
 rate above the one asked for.
 CPU: user and kernel time of the processes, in microseconds per request. The kernel charges packet processing to whoever
 runs at that moment: with veth mostly the sender, so a client pays for part of the server's receiving, and the other way
-round. `machine`: all that was not idle, by anybody; the measure to compare systems by.
+round. `machine`: all that was not idle. `others`: of that, what is neither client nor service: kernel threads, interrupts
+on an idle processor, and whatever else runs on this machine; much of it means that the run was disturbed.
 Link bytes: both directions, as the interface counts them. Log bytes: before encryption.";
 
 fn table(columns: &[&str], text_columns: usize) -> Table {
@@ -82,8 +83,8 @@ fn served(loads: &[Measured]) -> Table {
 
 fn costs(loads: &[Measured]) -> Table {
     let columns = [
-        "load", "system", "client", "server", "engine", "backup server", "backup engine", "service", "x", "machine",
-        "log bytes", "log entries", "link bytes",
+        "load", "system", "client", "server", "engine", "backup server", "backup engine", "service", "x", "others",
+        "machine", "log bytes", "log entries", "link bytes",
     ];
     let mut t = table(&columns, 2);
     for m in loads {
@@ -97,10 +98,13 @@ fn costs(loads: &[Measured]) -> Table {
     t
 }
 
-fn rest_of_costs(m: &Measured, f: &Figures) -> [String; 6] {
+fn rest_of_costs(m: &Measured, f: &Figures) -> [String; 7] {
+    let client = f.cpu_us_per_request.get(CLIENT).copied().unwrap_or_default();
+    let others = f.machine_us_per_request - client - f.service_cpu_us_per_request;
     [
         short(f.service_cpu_us_per_request),
         optional(m.times_native.map(|t| t.service_cpu)),
+        short(others.max(0.0)),
         short(f.machine_us_per_request),
         optional(f.log_bytes_per_request),
         optional(f.log_entries_per_request),
@@ -163,7 +167,7 @@ mod tests {
         let open = Point { name: "open-9000", connections: 1, rate: Some(9000) };
         let mut loads = vec![
             Measured::new(&closed, System::Native, vec![report(12_000.0, 100.0, 10.0)]),
-            Measured::new(&closed, System::Protected, vec![report(6_000.0, 250.0, 30.0)]),
+            Measured::new(&closed, System::Protected, vec![report(6_000.0, 250.0, 12.0)]),
             Measured::new(&open, System::Protected, vec![report(6_000.0, 250.0, 30.0)]),
             Measured::new(&open, System::Replica, vec![]),
         ];
@@ -186,7 +190,7 @@ mod tests {
         assert_eq!(line(&["open-9000", "protected"])[2..], ["6,000", "0%", "-", "behind", "-", "behind", "-"]);
         assert_eq!(line(&["open-9000", "replica"])[2], "failed");
         let costs = line(&["closed-1", "protected", "5.00"]);
-        assert_eq!(costs[3..], ["30.0", "-", "-", "-", "30.0", "3.00", "20.0", "30.0", "-", "-"]);
+        assert_eq!(costs[3..], ["12.0", "-", "-", "-", "12.0", "1.20", "3.00", "20.0", "30.0", "-", "-"]);
         assert_eq!(line(&["kill-host"])[1..4], ["1", "1.00", "1.00"]);
         assert!(text.contains("FAILED: it broke") && text.contains("2 processors, a model"));
     }

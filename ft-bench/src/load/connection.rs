@@ -86,7 +86,7 @@ impl Connection {
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(()),
             Err(e) => return Err(e),
         }
-        while let Some(reply) = self.replies.next()? {
+        while let Some(reply) = self.replies.take()? {
             let unasked = || io::Error::new(ErrorKind::InvalidData, format!("{reply:?} without a request"));
             let w = self.waiting.front_mut().ok_or_else(unasked)?;
             if !w.kind.accepts(&reply, w.replies_missing, replicas) {

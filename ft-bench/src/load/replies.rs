@@ -32,7 +32,7 @@ impl Replies {
     }
 
     /// `None`: the next one is not whole.
-    pub fn next(&mut self) -> io::Result<Option<Reply>> {
+    pub fn take(&mut self) -> io::Result<Option<Reply>> {
         let rest = &self.bytes[self.at..];
         let Some(line) = rest.iter().take(LINE_BYTES_MAX).position(|b| *b == b'\n') else {
             return if rest.len() < LINE_BYTES_MAX { Ok(None) } else { Err(bad(&rest[..32])) };
@@ -89,7 +89,7 @@ mod tests {
             let mut got = Vec::new();
             for p in wire.chunks(piece) {
                 replies.push(p);
-                while let Some(r) = replies.next().unwrap() {
+                while let Some(r) = replies.take().unwrap() {
                     got.push(r);
                 }
             }
@@ -102,7 +102,7 @@ mod tests {
         for wire in [&b"hello\r\n"[..], b"\r\n", b"$x\r\n", b"$-7\r\n", b":\r\n", b"+OK\n", b"*1\r\n", &[b'+'; 5000]] {
             let mut replies = Replies::default();
             replies.push(wire);
-            assert!(replies.next().is_err(), "{:?}", String::from_utf8_lossy(wire));
+            assert!(replies.take().is_err(), "{:?}", String::from_utf8_lossy(wire));
         }
     }
 }
