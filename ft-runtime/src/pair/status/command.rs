@@ -1,6 +1,6 @@
 //! `ft status` and `ft events`.
 
-use super::client::{AskError, Answer, ask, ask_line, find_socket};
+use super::client::{Answer, AskError, ask, ask_line, find_socket};
 use super::{Event, Request};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
