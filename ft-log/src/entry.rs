@@ -50,6 +50,8 @@ pub enum Event<'a> {
     PipeData { pipe: PipeId, bytes: &'a [u8] },
     /// Another domain holds the pipe's writing end no longer.
     PipeClosed { pipe: PipeId },
+    /// Another domain reads the pipe: what it holds is that one's.
+    PipeReader { pipe: PipeId },
     /// A fork child ended; `status` as in `wait4`.
     ChildExit { child: DomainId, status: i32 },
 }
@@ -106,6 +108,8 @@ pub enum Act<'a> {
     PipeOutput { pipe: PipeId, bytes: &'a [u8] },
     /// This domain holds the pipe's writing end no longer.
     PipeEnd { pipe: PipeId },
+    /// This domain reads the pipe, or waits for something to read; others hold its reading end too.
+    PipeReader { pipe: PipeId },
     /// A signal for another domain.
     Kill { domain: DomainId, signo: u8 },
     /// The guest did what can't be done in lockstep; text says what and why.
@@ -137,6 +141,7 @@ mod tag {
     pub const PIPE_DATA: u8 = 7;
     pub const PIPE_CLOSED: u8 = 8;
     pub const CHILD_EXIT: u8 = 9;
+    pub const PIPE_READER: u8 = 10;
 
     pub const APPLIED: u8 = 32;
     pub const APPLIED_SIGNALS: u8 = 33;
@@ -162,6 +167,7 @@ mod tag {
     pub const TRACE: u8 = 77;
     pub const NOTE: u8 = 78;
     pub const LIVE: u8 = 79;
+    pub const READS_PIPE: u8 = 80;
 }
 
 impl<'a> Event<'a> {
@@ -206,6 +212,10 @@ impl<'a> Event<'a> {
                 w.u8(tag::PIPE_CLOSED);
                 w.uint(pipe.0.into());
             }
+            Event::PipeReader { pipe } => {
+                w.u8(tag::PIPE_READER);
+                w.uint(pipe.0.into());
+            }
             Event::ChildExit { child, status } => {
                 w.u8(tag::CHILD_EXIT);
                 w.uint(child.0.into());
@@ -230,6 +240,7 @@ impl<'a> Event<'a> {
             tag::SIGNAL => Event::Signal { signo: r.u8()? },
             tag::PIPE_DATA => Event::PipeData { pipe: PipeId(r.u32()?), bytes: r.rest() },
             tag::PIPE_CLOSED => Event::PipeClosed { pipe: PipeId(r.u32()?) },
+            tag::PIPE_READER => Event::PipeReader { pipe: PipeId(r.u32()?) },
             tag::CHILD_EXIT => Event::ChildExit { child: DomainId(r.u16()?), status: r.i32()? },
             t => return Err(DecodeError::Unknown(t)),
         })
@@ -363,6 +374,10 @@ impl<'a> Act<'a> {
                 w.u8(tag::PIPE_END);
                 w.uint(pipe.0.into());
             }
+            Act::PipeReader { pipe } => {
+                w.u8(tag::READS_PIPE);
+                w.uint(pipe.0.into());
+            }
             Act::Kill { domain, signo } => {
                 w.u8(tag::KILL);
                 w.uint(domain.0.into());
@@ -417,6 +432,7 @@ impl<'a> Act<'a> {
             tag::FORK => Act::Fork { child: DomainId(r.u16()?), host_pid: r.u32()?, guest_pid: r.u32()? },
             tag::PIPE_OUTPUT => Act::PipeOutput { pipe: PipeId(r.u32()?), bytes: r.rest() },
             tag::PIPE_END => Act::PipeEnd { pipe: PipeId(r.u32()?) },
+            tag::READS_PIPE => Act::PipeReader { pipe: PipeId(r.u32()?) },
             tag::KILL => Act::Kill { domain: DomainId(r.u16()?), signo: r.u8()? },
             tag::REFUSED => Act::Refused { text: r.rest() },
             tag::DIVERGED => Act::Diverged { text: r.rest() },

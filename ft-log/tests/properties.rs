@@ -27,9 +27,9 @@ struct Recipe {
     bytes: Vec<u8>,
 }
 
-const EVENTS: usize = 9;
+const EVENTS: usize = 10;
 const ENTRIES: usize = EVENTS + 6;
-const ACTS: usize = 16;
+const ACTS: usize = 17;
 
 impl Recipe {
     fn entry(&self) -> Entry<'_> {
@@ -51,17 +51,18 @@ impl Recipe {
             6 => Entry::Event(Event::PipeData { pipe: PipeId(self.a), bytes }),
             7 => Entry::Event(Event::PipeClosed { pipe: PipeId(self.a) }),
             8 => Entry::Event(Event::ChildExit { child: DomainId(self.small), status: self.e as i32 }),
-            9 => Entry::Applied(Applied {
+            9 => Entry::Event(Event::PipeReader { pipe: PipeId(self.a) }),
+            10 => Entry::Applied(Applied {
                 point,
                 events: self.b,
                 clock: ClockSample { monotonic_ns: self.d, realtime_offset_ns: self.e },
                 digest: self.six[0],
                 signals: if self.flag { self.six[1] } else { 0 },
             }),
-            10 => Entry::Passed { point },
-            11 => Entry::Recorded { call: self.small, bytes },
-            12 => Entry::Memory { point, hash: self.d, pages: self.six[2] },
-            13 => Entry::Exit { status: self.e as i32, digest: self.d },
+            11 => Entry::Passed { point },
+            12 => Entry::Recorded { call: self.small, bytes },
+            13 => Entry::Memory { point, hash: self.d, pages: self.six[2] },
+            14 => Entry::Exit { status: self.e as i32, digest: self.d },
             _ => Entry::GoLive { monotonic_ns: self.d },
         }
     }
@@ -96,6 +97,7 @@ impl Recipe {
                 digest: self.d,
             },
             14 => Act::Note { text: bytes },
+            15 => Act::PipeReader { pipe: PipeId(self.a) },
             _ => Act::Live { point: InputPoint(self.c) },
         }
     }

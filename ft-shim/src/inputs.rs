@@ -85,6 +85,11 @@ impl Inputs {
         }
     }
 
+    /// Those of a fork child, which goes on with this one's role and clock.
+    pub fn of_child(&self, domain: u16) -> Self {
+        Self { mode: self.mode, ahead_ns: self.ahead_ns, ..Self::open(domain) }
+    }
+
     pub fn is_primary(&self) -> bool {
         self.mode == Mode::Primary
     }
@@ -234,6 +239,7 @@ impl Kernel {
         }
         self.fire_timers();
         self.flush_unwanted();
+        self.flush_shared_pipes();
         self.digest.word(clock.monotonic_ns);
     }
 
@@ -265,6 +271,7 @@ impl Kernel {
             Event::Signal { signo } => self.post_input(signo.into()),
             Event::PipeData { pipe, bytes } => self.pipe_input(pipe, bytes),
             Event::PipeClosed { pipe } => self.pipe_remote_closed(pipe),
+            Event::PipeReader { pipe } => self.pipe_read_elsewhere(pipe),
             Event::ChildExit { child, status } => self.child_exited(child, status),
             _ => self.net_input(e),
         }
@@ -332,8 +339,10 @@ impl Kernel {
     fn go_live(&mut self, monotonic_ns: u64) {
         let i = &mut self.inputs;
         i.mode = Mode::Primary;
-        let now = self.clock.now().max(monotonic_ns);
-        i.ahead_ns = now as i64 - host_clock_ns(CLOCK_MONOTONIC) as i64;
+        let host = host_clock_ns(CLOCK_MONOTONIC);
+        let followed_nothing = self.clock.sampled_ns() == 0 && monotonic_ns == 0;
+        let now = if followed_nothing { host } else { self.clock.now().max(monotonic_ns) };
+        i.ahead_ns = now as i64 - host as i64;
         DIRECT_SIGNALS.store(0, Ordering::Relaxed);
         i.logged = i.point - 1;
         let point = InputPoint(i.point);

@@ -1,5 +1,7 @@
-//! One guest program: run bare, recorded, and replayed twice, with the same output demanded each time.
+//! One guest program: run bare, recorded, replayed twice, and gone live from any place of its recording, with the same
+//! output demanded each time.
 
+use crate::left_out::left_out;
 use crate::process::{Finished, Running};
 use std::ffi::OsStr;
 use std::fs;
@@ -15,6 +17,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// For a network program whose conversation is over; after a failed one it waits for nothing.
 const LIMIT_AFTER_FAILURE: Duration = Duration::from_millis(500);
 const REPLAYS: u32 = 2;
+/// A recording is cut at each of its entries, or at so many places spread over it.
+const CUTS_MAX: u64 = 16;
 
 /// The programs, by name as in `guests/NAME.c`; those that need a client are called `net/NAME`.
 pub fn all() -> Vec<String> {
@@ -32,6 +36,11 @@ pub fn all() -> Vec<String> {
         names.extend(found);
     }
     names
+}
+
+/// Those that are run.
+pub fn run() -> Vec<String> {
+    all().into_iter().filter(|n| left_out().all(|name| name != n)).collect()
 }
 
 fn sources() -> PathBuf {
@@ -75,35 +84,66 @@ impl Trial {
         Ok(Self { name: name.into(), program, ft: ft.into(), dir })
     }
 
-    /// Everything that is demanded of it. After a failure the directory stays, and the message says where it is.
-    pub fn run(mut self) -> Result<(), String> {
-        self.steps().map_err(|e| {
+    /// The same bare, recorded and replayed.
+    pub fn run(self) -> Result<(), String> {
+        self.keep_if_failed(Self::run_steps)
+    }
+
+    /// The same from wherever in its recording it goes live.
+    pub fn go_live(self) -> Result<(), String> {
+        self.keep_if_failed(Self::go_live_steps)
+    }
+
+    /// After a failure the directory stays, and the message says where it is.
+    fn keep_if_failed(mut self, steps: impl FnOnce(&Self) -> Result<(), String>) -> Result<(), String> {
+        steps(&self).map_err(|e| {
             self.dir.disable_cleanup(true);
             format!("{e}\nfiles are in {}", self.dir.path().display())
         })
     }
 
-    fn steps(&self) -> Result<(), String> {
+    fn run_steps(&self) -> Result<(), String> {
         let bare = self.converse("bare", |program, port| {
             let mut c = Command::new(program);
             c.args(port);
             c
         })?;
         self.clear_state()?;
-        let recording = self.dir.path().join("recording");
-        let recorded = self.converse("recorded", |program, port| {
-            let mut c = Command::new(&self.ft);
-            c.args(["record", "--memory-every", &MEMORY_EVERY.to_string(), "--state"]).arg(self.state());
-            c.arg("--output").arg(&recording).arg("--").arg(program).args(port);
-            c
-        })?;
+        let recorded = self.record()?;
         same("bare", &bare.stdout, "recorded", &recorded.stdout)?;
         for n in 1..=REPLAYS {
             let name = format!("replay-{n}");
-            let stdout = self.replay(&recording, &name)?;
-            same("recorded", &recorded.stdout, &name, &stdout)?;
+            let replayed = self.replay(&name, None)?;
+            if replayed.memory_checks == 0 {
+                return Err(format!("{name} compared no memory"));
+            }
+            same("recorded", &recorded.stdout, &name, &replayed.stdout)?;
         }
         Ok(())
+    }
+
+    fn go_live_steps(&self) -> Result<(), String> {
+        let recorded = self.record()?;
+        let whole = self.replay("replay", None)?;
+        for entries in cuts(whole.entries) {
+            let name = format!("live-after-{entries}");
+            let live = self.replay(&name, Some(entries))?;
+            same("recorded", &recorded.stdout, &name, &live.stdout)?;
+        }
+        Ok(())
+    }
+
+    fn record(&self) -> Result<Finished, String> {
+        self.converse("recorded", |program, port| {
+            let mut c = Command::new(&self.ft);
+            c.args(["record", "--memory-every", &MEMORY_EVERY.to_string(), "--state"]).arg(self.state());
+            c.arg("--output").arg(self.recording()).arg("--").arg(program).args(port);
+            c
+        })
+    }
+
+    fn recording(&self) -> PathBuf {
+        self.dir.path().join("recording")
     }
 
     fn state(&self) -> PathBuf {
@@ -152,32 +192,50 @@ impl Trial {
         }
     }
 
-    /// One replay; the guest's standard output.
-    fn replay(&self, recording: &Path, name: &str) -> Result<String, String> {
+    /// One replay to the guest's end; `live_after`: only so many entries of the recording.
+    fn replay(&self, name: &str, live_after: Option<u64>) -> Result<Replayed, String> {
         let kept = self.dir.path().join(format!("{name}.kept"));
         fs::create_dir(&kept).map_err(|e| format!("{}: {e}", kept.display()))?;
         let mut c = Command::new(&self.ft);
-        c.args(["replay", "--keep"]).arg(recording).env("TMPDIR", &kept);
+        c.args(["replay", "--keep"]).arg(self.recording()).env("TMPDIR", &kept);
+        if let Some(n) = live_after {
+            c.args(["--live-after", &n.to_string()]);
+        }
         let f = Running::start(c, name, self.dir.path())?.finish(LIMIT)?;
         let report: serde_json::Value =
             serde_json::from_str(f.stdout.trim()).map_err(|e| f.report(&format!("printed no report ({e})")))?;
-        if report["ok"] != true || !f.status.success() {
+        if report["ok"] != true || report["exit_status"] != 0 || !f.status.success() {
             return Err(f.report("did not do what was recorded"));
         }
-        if report["memory_checks"].as_u64().unwrap_or(0) == 0 {
-            return Err(f.report("compared no memory"));
-        }
+        let number = |key: &str| report[key].as_u64().unwrap_or(0);
         let mut dirs = fs::read_dir(&kept).map_err(|e| format!("{}: {e}", kept.display()))?;
-        match (dirs.next(), dirs.next()) {
+        let stdout = match (dirs.next(), dirs.next()) {
             (Some(Ok(d)), None) => {
                 let path = d.path().join("stdout");
                 fs::read(&path)
                     .map(|b| String::from_utf8_lossy(&b).into_owned())
-                    .map_err(|e| format!("{}: {e}", path.display()))
+                    .map_err(|e| format!("{}: {e}", path.display()))?
             }
-            _ => Err(f.report("did not keep exactly one directory")),
-        }
+            _ => return Err(f.report("did not keep exactly one directory")),
+        };
+        fs::remove_dir_all(&kept).map_err(|e| format!("{}: {e}", kept.display()))?;
+        Ok(Replayed { stdout, entries: number("entries"), memory_checks: number("memory_checks") })
     }
+}
+
+/// What a replay came to.
+struct Replayed {
+    stdout: String,
+    entries: u64,
+    memory_checks: u64,
+}
+
+/// Where to cut a recording of so many entries: from before the first to after the last.
+pub fn cuts(entries: u64) -> Vec<u64> {
+    if entries < CUTS_MAX {
+        return (0..=entries).collect();
+    }
+    (0..CUTS_MAX).map(|k| k * entries / (CUTS_MAX - 1)).collect()
 }
 
 fn succeeded(f: Finished) -> Result<(), String> {
@@ -185,7 +243,7 @@ fn succeeded(f: Finished) -> Result<(), String> {
 }
 
 /// A port that was free a moment ago, on both families.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("::", 0)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)));
     listener.and_then(|l| l.local_addr()).expect("a free port").port()
 }

@@ -5,4 +5,6 @@
 //! process had written by then.
 
 pub mod guest;
+pub mod left_out;
 pub mod process;
+pub mod redis;

@@ -54,11 +54,20 @@ impl Running {
         start().map_err(|e| format!("{what} doesn't start: {e}"))
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().ok().flatten();
+        }
+        self.ended.is_some()
+    }
+
     /// Its end, and what it wrote; an error after `limit`.
     pub fn finish(mut self, limit: Duration) -> Result<Finished, String> {
         let start = Instant::now();
         let status = loop {
-            if let Some(s) = self.child.try_wait().map_err(|e| format!("{}: {e}", self.what))? {
+            if self.has_ended()
+                && let Some(s) = self.ended
+            {
                 break s;
             }
             if start.elapsed() >= limit {
@@ -73,7 +82,6 @@ impl Running {
             }
             std::thread::sleep(LOOK);
         };
-        self.ended = Some(status);
         let (stdout, stderr) = self.written();
         Ok(Finished { what: self.what.clone(), status, stdout, stderr })
     }

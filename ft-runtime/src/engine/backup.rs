@@ -49,6 +49,8 @@ pub(crate) struct Backup<S> {
     output_bytes: u64,
     /// What this host would have to say for the guest; `None`: nobody will ever ask for it.
     front: Option<Front>,
+    /// There is no other host: the front learns of connections here, and no kernel has what the guest lets go.
+    from_recording: bool,
     /// What domains did to each other here and the log has not said yet.
     unlogged: Unlogged,
     ended: Option<Ended>,
@@ -67,6 +69,7 @@ impl<S: Source> Backup<S> {
             groups: 0,
             output_bytes: 0,
             front: None,
+            from_recording: false,
             unlogged: Unlogged::default(),
             ended: None,
             still: None,
@@ -80,8 +83,22 @@ impl<S: Source> Backup<S> {
         Self { front: Some(front), ..Self::new(feed) }
     }
 
+    /// The same where the log is a recording.
+    pub fn of_recording_that_may_go_live(feed: Feed<S>, front: Front) -> Self {
+        Self { from_recording: true, ..Self::that_may_go_live(feed, front) }
+    }
+
     pub fn front(&mut self) -> Option<&mut Front> {
         self.front.as_mut()
+    }
+
+    /// An event of a recording: what another host's engine would have told ours.
+    fn follow(&mut self, d: DomainId, frame: &[u8]) -> Result<(), EngineError> {
+        let Some(front) = self.front.as_mut().filter(|_| self.from_recording && d == SERVICE) else { return Ok(()) };
+        if let Entry::Event(e) = Entry::decode(frame).map_err(|e| EngineError::decode(d, e))? {
+            front.follow(&e, Instant::now());
+        }
+        Ok(())
     }
 
     /// What the guest asks of the world, kept.
@@ -92,7 +109,13 @@ impl<S: Source> Backup<S> {
         match *act {
             Act::Output { conn, bytes } => front.output(conn, bytes, barrier),
             Act::Shutdown { conn } => front.shutdown(conn, barrier),
-            Act::Close { conn, reset } => front.close(conn, reset, barrier),
+            Act::Close { conn, reset } => {
+                front.close(conn, reset, barrier)?;
+                if self.from_recording {
+                    front.gone_elsewhere(conn);
+                }
+                Ok(())
+            }
             Act::Consumed { conn, upto } => front.consumed(conn, upto),
             Act::Listen { listener, address, backlog, v6only } => {
                 front.listen_elsewhere(listener, ListenSpec { address, backlog, v6only });
@@ -100,6 +123,10 @@ impl<S: Source> Backup<S> {
             }
             Act::Unlisten { listener } => {
                 front.unlisten(listener);
+                Ok(())
+            }
+            Act::Option { conn, level, name, value } => {
+                front.option(conn, level, name, value);
                 Ok(())
             }
             _ => Ok(()),
@@ -139,6 +166,12 @@ impl<S: Source> Backup<S> {
                 }
                 Ok(())
             }
+            Across::PipeReader { pipe } => {
+                for to in core.pipe_sharers(d) {
+                    self.unlogged.pipe_reader(to, pipe);
+                }
+                Ok(())
+            }
             Across::Kill { domain, signo } => {
                 self.unlogged.kill(domain, signo);
                 Ok(())
@@ -170,6 +203,7 @@ impl<S: Source> Backup<S> {
                 Some(Group::Entries { frames, .. }) => {
                     for f in &frames {
                         self.unlogged.logged(d, f);
+                        self.follow(d, f)?;
                         domain.push(f, &[]).map_err(EngineError::corrupt(d))?;
                     }
                 }
@@ -382,7 +416,13 @@ impl<S: Source> Part for Backup<S> {
     fn is_at_log_end(&mut self, core: &Core) -> Result<bool, EngineError> {
         for d in core.live() {
             let ends = self.given[usize::from(d.id.0)].is_some();
-            if ends || d.gone || self.feed.peek(d.id)?.is_some() || !d.waits_for_input() {
+            // A fork child may be far from where it next asks the log; it goes live there, and nobody waits for it.
+            let is_there = d.id != SERVICE || d.waits_for_input();
+            if ends || d.gone || self.feed.peek(d.id)?.is_some() || !is_there {
+                return Ok(false);
+            }
+            // What it said before it waited was said to a follower's engine: taken for live it would count twice.
+            if !d.from_guest.is_empty().map_err(EngineError::corrupt(d.id))? {
                 return Ok(false);
             }
         }
@@ -396,6 +436,11 @@ impl<S: Source> Part for Backup<S> {
         log: Box<dyn Log>,
         monotonic_ns: u64,
     ) -> Result<Primary, EngineError> {
+        let pending: Vec<_> =
+            Core::ids().flat_map(|d| self.feed.take_pending(d).into_iter().map(move |f| (d, f))).collect();
+        for (d, frame) in &pending {
+            self.follow(*d, frame)?;
+        }
         let Some(front) = self.front.take() else {
             return Err(EngineError::Guest("it was not started to go live".into()));
         };
@@ -410,11 +455,9 @@ impl<S: Source> Part for Backup<S> {
             domain.push_entry(&Entry::GoLive { monotonic_ns }).map_err(EngineError::corrupt(d))?;
         }
         // First what the log has and nobody applied, in its order; then what it hasn't.
-        for d in Core::ids() {
-            for frame in self.feed.take_pending(d) {
-                self.unlogged.logged(d, &frame);
-                primary.logged_event(core, d, &frame)?;
-            }
+        for (d, frame) in pending {
+            self.unlogged.logged(d, &frame);
+            primary.logged_event(core, d, &frame)?;
         }
         self.unlogged.for_each(|d, e| primary.unlogged_event(core, d, e))?;
         Ok(primary)

@@ -111,6 +111,8 @@ pub enum Ended {
     Stuck(String),
     /// `ft` got this signal while following.
     Interrupted(u8),
+    /// This host has no part in the service any more; why.
+    Left(String),
 }
 
 /// Totals of a run.
@@ -152,6 +154,7 @@ enum Across {
     Fork { child: DomainId, host_pid: u32, guest_pid: u32 },
     PipeOutput { pipe: PipeId, bytes: Vec<u8> },
     PipeEnd { pipe: PipeId },
+    PipeReader { pipe: PipeId },
     Kill { domain: DomainId, signo: u8 },
     Diverged(String),
 }
@@ -247,6 +250,12 @@ impl Core {
         }
     }
 
+    /// All domains that may share pipes with `of`.
+    fn pipe_sharers(&self, of: DomainId) -> Vec<DomainId> {
+        let parent = self.get(of).and_then(|d| d.parent);
+        self.live().filter(|d| d.parent == Some(of) || parent == Some(d.id)).map(|d| d.id).collect()
+    }
+
     /// Takes a domain whose process is gone and whose ring is empty out of the service; its slot is as new.
     fn retire(&mut self, d: DomainId) -> Option<Domain> {
         let domain = self.domains[usize::from(d.0)].take()?;
@@ -259,7 +268,7 @@ impl Core {
         Some(domain)
     }
 
-    fn kill_all(&self) {
+    pub(crate) fn kill_all(&self) {
         for d in self.live() {
             d.process.kill();
         }
@@ -316,6 +325,7 @@ fn across(act: Act) -> Option<Across> {
         Act::Fork { child, host_pid, guest_pid } => Across::Fork { child, host_pid, guest_pid },
         Act::PipeOutput { pipe, bytes } => Across::PipeOutput { pipe, bytes: bytes.to_vec() },
         Act::PipeEnd { pipe } => Across::PipeEnd { pipe },
+        Act::PipeReader { pipe } => Across::PipeReader { pipe },
         Act::Kill { domain, signo } => Across::Kill { domain, signo },
         Act::Diverged { text } => Across::Diverged(String::from_utf8_lossy(text).into_owned()),
         _ => return None,
@@ -377,7 +387,7 @@ impl Engine {
         log: Box<dyn Log>,
     ) -> Result<Self, EngineError> {
         let core = Core::new(setup)?;
-        let part = Box::new(Backup::that_may_go_live(feed, Front::new(core.epoll.clone())));
+        let part = Box::new(Backup::of_recording_that_may_go_live(feed, Front::new(core.epoll.clone())));
         Ok(Self { core, part, then: Some(log) })
     }
 

@@ -200,6 +200,10 @@ impl Primary {
                     None => Ok(()),
                 }
             }
+            Across::PipeReader { pipe } => {
+                let mut sharers = core.pipe_sharers(d).into_iter();
+                sharers.try_for_each(|to| self.event(core, to, &Event::PipeReader { pipe }))
+            }
             Across::Kill { domain, signo } => self.event(core, domain, &Event::Signal { signo }),
             Across::Diverged(text) => Err(EngineError::Guest(format!("domain {d} compares itself with a log it makes itself: {text}"))),
         }

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 enum Deed {
     PipeData { pipe: PipeId, bytes: VecDeque<u8> },
     PipeClosed { pipe: PipeId },
+    PipeReader { pipe: PipeId },
     ChildExit { child: DomainId, status: i32 },
     Signal { signo: u8 },
 }
@@ -28,6 +29,10 @@ impl Unlogged {
 
     pub fn pipe_end(&mut self, to: DomainId, pipe: PipeId) {
         self.deeds.push_back((to, Deed::PipeClosed { pipe }));
+    }
+
+    pub fn pipe_reader(&mut self, to: DomainId, pipe: PipeId) {
+        self.deeds.push_back((to, Deed::PipeReader { pipe }));
     }
 
     pub fn child_gone(&mut self, parent: DomainId, child: DomainId, status: i32) {
@@ -49,6 +54,7 @@ impl Unlogged {
         }
         let told = |deed: &Deed| match (&e, deed) {
             (Event::PipeClosed { pipe }, Deed::PipeClosed { pipe: p }) => p == pipe,
+            (Event::PipeReader { pipe }, Deed::PipeReader { pipe: p }) => p == pipe,
             (Event::ChildExit { child, .. }, Deed::ChildExit { child: c, .. }) => c == child,
             (Event::Signal { signo }, Deed::Signal { signo: s }) => s == signo,
             _ => false,
@@ -82,6 +88,7 @@ impl Unlogged {
                     }
                 }
                 Deed::PipeClosed { pipe } => f(to, &Event::PipeClosed { pipe })?,
+                Deed::PipeReader { pipe } => f(to, &Event::PipeReader { pipe })?,
                 Deed::ChildExit { child, status } => f(to, &Event::ChildExit { child, status })?,
                 Deed::Signal { signo } => f(to, &Event::Signal { signo })?,
             }

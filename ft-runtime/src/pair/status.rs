@@ -8,9 +8,10 @@ pub mod command;
 mod control;
 mod event;
 
-pub use control::{ControlSocket, Request};
+pub use control::{ControlSocket, Order, Request};
 pub use event::{Event, Milestone};
 
+use crate::failover::Kind;
 use event::EventLog;
 use serde::Serialize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -37,6 +38,9 @@ pub struct Progress {
     pub log_bytes: u64,
     /// Bytes that wait for the link.
     pub queued_bytes: u64,
+    /// Encrypted, as given to the kernel and taken from it; 0 without a link.
+    pub link_sent_bytes: u64,
+    pub link_received_bytes: u64,
 }
 
 /// What `ft status` shows, in this order; a new field is a line here and a setter below.
@@ -53,6 +57,30 @@ struct Status {
     progress: Option<ProgressShown>,
 }
 
+impl Shown {
+    pub fn of(kind: Kind, term: u64) -> Self {
+        let (role, state) = match kind {
+            Kind::Starting => ("starting", "waiting for the peer and the arbiter"),
+            Kind::Joining => ("joining", "waiting for the service's state"),
+            Kind::Backup => ("backup", "protected"),
+            Kind::Claiming => ("claiming", "asking the arbiter"),
+            Kind::Replaying => ("claiming", "replaying the log's end"),
+            Kind::Restoring => ("claiming", "restoring sockets"),
+            Kind::GoingLive => ("claiming", "going live"),
+            Kind::PrimaryAlone => ("primary", "alone"),
+            Kind::PrimaryAdding => ("primary", "adding the backup"),
+            Kind::PrimaryPaired => ("primary", "protected"),
+            Kind::Removing => ("primary", "output held: asking to go on without the backup"),
+            Kind::Rechecking => ("primary", "output held: this host stood still and asks whether it still serves"),
+            Kind::Mute => ("mute", "mute: neither the backup nor the arbiter answers"),
+            Kind::Yielding => ("yielding", "handing over"),
+            Kind::Demoting => ("leaving", "taking down what it had"),
+            Kind::Failed => ("failed", "restart it"),
+        };
+        Self { role, state, term }
+    }
+}
+
 /// The backup's distance comes first: it is what people look for.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct ProgressShown {
@@ -62,6 +90,8 @@ struct ProgressShown {
     log_acknowledged: u64,
     log_bytes: u64,
     queued_bytes: u64,
+    link_sent_bytes: u64,
+    link_received_bytes: u64,
 }
 
 impl From<Progress> for ProgressShown {
@@ -73,6 +103,8 @@ impl From<Progress> for ProgressShown {
             log_acknowledged: p.acknowledged,
             log_bytes: p.log_bytes,
             queued_bytes: p.queued_bytes,
+            link_sent_bytes: p.link_sent_bytes,
+            link_received_bytes: p.link_received_bytes,
         }
     }
 }
@@ -80,6 +112,8 @@ impl From<Progress> for ProgressShown {
 struct Board {
     status: Status,
     events: EventLog,
+    /// Not yet seen by the engine.
+    order: Option<Order>,
 }
 
 /// Shared between the engine and the threads that answer.
@@ -98,12 +132,12 @@ impl StatusBoard {
             service: service.into(),
             host: host.into(),
             peer: peer.into(),
-            shown: Shown { role: "starting", state: "waiting for the peer", term: 0 },
+            shown: Shown::of(Kind::Starting, 0),
             guest_pid: None,
             engine_pid: std::process::id(),
             progress: None,
         };
-        let board = Mutex::new(Board { status, events: EventLog::default() });
+        let board = Mutex::new(Board { status, events: EventLog::default(), order: None });
         Self(Arc::new(Shared { board, news: Condvar::new() }))
     }
 
@@ -122,6 +156,15 @@ impl StatusBoard {
 
     pub fn set_progress(&self, progress: Progress) {
         self.lock().status.progress = Some(progress.into());
+    }
+
+    fn order(&self, o: Order) {
+        self.lock().order = Some(o);
+    }
+
+    /// What a person wants done.
+    pub fn take_order(&self) -> Option<Order> {
+        self.lock().order.take()
     }
 
     /// Something happened.

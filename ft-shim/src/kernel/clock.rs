@@ -107,7 +107,7 @@ impl Kernel {
         monotonic.wrapping_add_signed(self.clock.realtime_offset_ns())
     }
 
-    fn thread_cpu_ns(&self, tid: Option<i32>) -> Result<u64, i64> {
+    pub fn thread_cpu_ns(&self, tid: Option<i32>) -> Result<u64, i64> {
         let t = match tid {
             None => self.threads.current,
             Some(tid) => self.threads.by_tid(tid).ok_or(EINVAL)?,

@@ -306,6 +306,11 @@ fn wait(k: &mut Kernel, epfd: u64, events: u64, max: u64, timeout: Option<u64>) 
     if !k.threads.cur().call.again {
         k.poll_point(false);
     }
+    for d in k.undecided_readers() {
+        if reaches(k, epd, d, 0) {
+            k.claim_reading(d);
+        }
+    }
     let got = k.epoll_collect(epd, max as usize);
     if !got.is_empty() {
         let mut b = Vec::with_capacity(got.len() * 12);

@@ -1,8 +1,9 @@
 //! Files, directories, and what of the file system differs between hosts.
 //!
 //! The guest's files are real and executed on both hosts. What is of the host (/proc, /sys, random devices) is
-//! recorded: the primary looks, the backup takes the primary's view from the log. Inode and device numbers are
-//! recorded too, renumbered by order of first sight, so that they stay what they were when the host changes.
+//! recorded: the primary looks, the backup takes the primary's view from the log. Inode and device numbers, times and
+//! block counts are recorded too, and a backup remembers which of its own they stand for: what the guest has seen
+//! stays what it was when the host changes.
 
 use super::fds::{DescId, O_CLOEXEC, Object};
 use super::{Args, Kernel, Reply, both, done};
@@ -17,6 +18,8 @@ const AT_EMPTY_PATH: u64 = 0x1000;
 const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
 const O_ACCMODE: u32 = 3;
 const O_DIRECTORY: u32 = 0o20_0000;
+/// Every file's, as the guest sees it.
+const DEVICE: u64 = 0x801;
 /// Longest content of a recorded file.
 const RECORDED_BYTES_MAX: usize = 8 << 20;
 
@@ -57,9 +60,34 @@ enum Content {
 
 #[derive(Default)]
 pub struct Files {
-    /// Real (dev, ino) to the number the guest sees.
+    /// Real (dev, ino) to the number the guest sees, and back.
     inodes: BTreeMap<(u64, u64), u64>,
+    real: BTreeMap<u64, (u64, u64)>,
     last_inode: u64,
+    /// By the number the guest sees: what another host's disk had to say of a file, and ours at that time.
+    aliases: BTreeMap<u64, Alias>,
+}
+
+/// Words of a stat structure that no two disks have alike.
+struct Alias {
+    seen: [u64; UNLIKE_WORDS],
+    own: [u64; UNLIKE_WORDS],
+}
+
+/// Blocks, and the times of access, modification and change of two words each.
+const UNLIKE_WORDS: usize = 7;
+const UNLIKE: core::ops::Range<usize> = 8..8 + UNLIKE_WORDS;
+const UNLIKE_PARTS: [core::ops::Range<usize>; 4] = [0..1, 1..3, 3..5, 5..7];
+
+impl Alias {
+    /// What of the file didn't change since is as it was seen.
+    fn apply(&self, now: &mut [u64; UNLIKE_WORDS]) {
+        for part in UNLIKE_PARTS {
+            if now[part.clone()] == self.own[part.clone()] {
+                now[part.clone()].copy_from_slice(&self.seen[part]);
+            }
+        }
+    }
 }
 
 impl File {
@@ -169,17 +197,48 @@ impl Kernel {
     }
 
     fn inode(&mut self, dev: u64, ino: u64) -> u64 {
-        let last = &mut self.files.last_inode;
-        *self.files.inodes.entry((dev, ino)).or_insert_with(|| {
-            *last += 1;
-            *last
-        })
+        if let Some(n) = self.files.inodes.get(&(dev, ino)) {
+            return *n;
+        }
+        let n = self.files.last_inode + 1;
+        self.learn_inode(dev, ino, n);
+        n
     }
 
     /// The backup learns what the primary calls its own inode.
     fn learn_inode(&mut self, dev: u64, ino: u64, seen_as: u64) {
-        self.files.inodes.insert((dev, ino), seen_as);
-        self.files.last_inode = self.files.last_inode.max(seen_as);
+        let f = &mut self.files;
+        f.last_inode = f.last_inode.max(seen_as);
+        match f.inodes.insert((dev, ino), seen_as) {
+            Some(same) if same == seen_as => return,
+            Some(other) => _ = f.real.remove(&other),
+            None => {}
+        }
+        // The primary's disk gave the number of a removed file to a new one, ours another.
+        if let Some(old) = f.real.insert(seen_as, (dev, ino)) {
+            f.inodes.remove(&old);
+        }
+    }
+
+    /// The backup learns what the guest sees for words that differ here.
+    fn learn_alias(&mut self, seen: &[u64; 18], own: &[u64; 18]) {
+        let words = |s: &[u64; 18]| -> [u64; UNLIKE_WORDS] { s[UNLIKE].try_into().expect("as many") };
+        let alias = Alias { seen: words(seen), own: words(own) };
+        if alias.seen == alias.own {
+            self.files.aliases.remove(&seen[1]);
+        } else {
+            self.files.aliases.insert(seen[1], alias);
+        }
+    }
+
+    /// An own file's stat structure as the guest is to see it.
+    fn seen(&mut self, mut own: [u64; 18]) -> [u64; 18] {
+        own[1] = self.inode(own[0], own[1]);
+        own[0] = DEVICE;
+        if let Some(alias) = self.files.aliases.get(&own[1]) {
+            alias.apply((&mut own[UNLIKE]).try_into().expect("as many"));
+        }
+        own
     }
 
     fn recorded_mut(&mut self, d: DescId) -> Result<&mut Recorded, i64> {
@@ -501,6 +560,7 @@ impl Kernel {
             Object::File(_) => None,
             _ => return Err(ENOTDIR),
         };
+        let primary = self.inputs.is_primary();
         let (r, bytes) = self.recorded_call(nr::GETDENTS64 as u16, |k| {
             let dir = match &path {
                 Some(p) => open_host(p, O_DIRECTORY),
@@ -545,7 +605,24 @@ impl Kernel {
             entries.push(Entry { name, kind, ino });
             rest = reader;
         }
+        if !primary {
+            self.learn_listing(&entries, path.is_none().then_some(fd as i64));
+        }
         Ok(Listing { entries, at: 0 })
+    }
+
+    /// The backup learns the inode numbers of a listing. `own`: the directory, if it is on both hosts' disks.
+    fn learn_listing(&mut self, seen: &[Entry], own: Option<i64>) {
+        if let Some(fd) = own {
+            let dev = stat_of_fd(fd).map_or(0, |s| s[0]);
+            for e in read_directory(fd).unwrap_or_default() {
+                if let Ok(at) = seen.binary_search_by(|s| s.name.cmp(&e.name)) {
+                    self.learn_inode(dev, e.ino, seen[at].ino);
+                }
+            }
+        }
+        let highest = seen.iter().map(|e| e.ino).max().unwrap_or(0);
+        self.files.last_inode = self.files.last_inode.max(highest);
     }
 }
 
@@ -682,12 +759,11 @@ impl Kernel {
         }
         let primary = self.inputs.is_primary();
         let (r, bytes) = self.recorded_call(nr::NEWFSTATAT as u16, |k| {
-            let (r, mut s) = look(subject);
+            let (r, s) = look(subject);
             if r < 0 {
                 return (r, Vec::new());
             }
-            s[1] = k.inode(s[0], s[1]);
-            s[0] = 0x801;
+            let s = k.seen(s);
             let mut out = Vec::with_capacity(144);
             s.iter().for_each(|w| out.extend_from_slice(&w.to_le_bytes()));
             (0, out)
@@ -709,6 +785,7 @@ impl Kernel {
                 }
                 if r == 0 {
                     self.learn_inode(own[0], own[1], s[1]);
+                    self.learn_alias(&s, &own);
                 }
             }
         }

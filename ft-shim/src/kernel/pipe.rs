@@ -2,6 +2,9 @@
 //!
 //! A pipe that a fork child inherited crosses domains: what a domain writes for a reader elsewhere goes out as an
 //! act and comes in there as an input, so that its arrival has a place in the reader's log.
+//!
+//! Where several domains hold the reading end, what is written stays with the writer until one of them reads or waits
+//! for something to read; the others hear of that, and pass on what they hold. Two that read the same pipe are refused.
 
 use super::fds::{DescId, O_CLOEXEC, O_NONBLOCK, Object};
 use super::slab::Slab;
@@ -34,17 +37,35 @@ pub struct Pipe {
     writers: u32,
     /// The reader has shut down reading.
     deaf: bool,
-    /// Domains that hold the other end.
+    /// Domains that hold these ends too.
     remote_readers: Vec<u16>,
     remote_writers: Vec<u16>,
+    reader: Reader,
+    /// So many of the first bytes were there at the fork: every domain that shares the pipe has them.
+    inherited: usize,
+    /// Our writing end is closed, and what was written goes to others first.
+    end_owed: bool,
     read_desc: Option<DescId>,
     write_desc: Option<DescId>,
+}
+
+/// Which of the domains that hold a reading end reads.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Reader {
+    #[default]
+    Unknown,
+    Here,
+    Elsewhere,
 }
 
 #[derive(Default)]
 pub struct Pipes {
     slab: Slab<Pipe>,
     next: PipeId,
+    /// Some pipe is held by other domains too.
+    shared: bool,
+    /// Other domains said that they read these, at the input point that is being applied.
+    read_elsewhere: Vec<PipeId>,
 }
 
 #[derive(Clone, Copy)]
@@ -175,7 +196,31 @@ impl Pipe {
     }
 
     fn is_remote(&self) -> bool {
-        self.readers == 0 && !self.remote_readers.is_empty()
+        !self.remote_readers.is_empty() && (self.readers == 0 || self.reader == Reader::Elsewhere)
+    }
+
+    /// Nobody knows yet who will read.
+    fn is_undecided(&self) -> bool {
+        self.readers > 0 && !self.remote_readers.is_empty() && self.reader == Reader::Unknown
+    }
+
+    /// Takes what others have to get, message by message where there are any.
+    fn take_for_others(&mut self) -> Vec<Vec<u8>> {
+        // Whoever reads has the bytes of the fork's time, unless they were ours.
+        let mut skip = if self.reader == Reader::Here { 0 } else { core::mem::take(&mut self.inherited) };
+        let all: Vec<u8> = core::mem::take(&mut self.buffer).into();
+        let Some(packets) = &mut self.packets else { return alloc::vec![all[skip.min(all.len())..].to_vec()] };
+        let mut at = 0;
+        let mut out = Vec::new();
+        for n in core::mem::take(packets) {
+            if skip >= n && skip > 0 {
+                skip -= n;
+            } else {
+                out.push(all[at..at + n].to_vec());
+            }
+            at += n;
+        }
+        out
     }
 
     fn take(&mut self, max: usize, peek: bool) -> Taken {
@@ -191,6 +236,7 @@ impl Pipe {
         out.extend_from_slice(&a[..n.min(a.len())]);
         out.extend_from_slice(&b[..n - out.len()]);
         self.buffer.drain(..drop);
+        self.inherited = self.inherited.saturating_sub(drop);
         Taken { bytes: out, whole }
     }
 
@@ -202,6 +248,92 @@ impl Pipe {
 }
 
 impl Kernel {
+    /// This domain reads the pipe, or waits to: who shares it must know. False: another one reads it.
+    fn claim_pipe(&mut self, p: usize) -> bool {
+        let pipe = self.pipes.slab.at_mut(p);
+        if pipe.is_undecided() {
+            pipe.reader = Reader::Here;
+            let id = pipe.id;
+            self.act(&Act::PipeReader { pipe: id });
+        }
+        self.pipes.at(p).reader != Reader::Elsewhere
+    }
+
+    fn refuse_second_reader(&mut self) {
+        self.refuse("reading a pipe that another process reads too", "which of them gets what can't be known");
+    }
+
+    /// `d` is waited on for something to read.
+    pub fn claim_reading(&mut self, d: DescId) {
+        if let Some(p) = self.queue_of(d) {
+            self.claim_pipe(p);
+        }
+    }
+
+    /// What is read through `d`, if it is a queue of ours.
+    fn queue_of(&self, d: DescId) -> Option<usize> {
+        match (&self.fds.at(d).object, self.pair_of(d)) {
+            (_, Some(s)) => Some(s.rx),
+            (Object::Pipe(e), _) if !e.write => Some(e.pipe),
+            _ => None,
+        }
+    }
+
+    /// Before a read of `d`.
+    pub fn read_from_shared(&mut self, d: DescId) -> Result<(), i64> {
+        match self.queue_of(d) {
+            Some(p) if !self.claim_pipe(p) => {
+                self.refuse_second_reader();
+                Err(EBADF)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Pipes of which it is not known who reads them, by the description that would.
+    pub fn undecided_readers(&self) -> Vec<DescId> {
+        if !self.pipes.shared {
+            return Vec::new();
+        }
+        self.pipes.slab.iter().filter(|(_, p)| p.is_undecided()).filter_map(|(_, p)| p.read_desc).collect()
+    }
+
+    /// Another domain reads the pipe; an input. What follows from it waits until the log has the input point.
+    pub fn pipe_read_elsewhere(&mut self, id: PipeId) {
+        self.pipes.read_elsewhere.push(id);
+    }
+
+    /// The input point is in the log: what others read goes to them.
+    pub fn flush_shared_pipes(&mut self) {
+        for id in core::mem::take(&mut self.pipes.read_elsewhere) {
+            let Some(p) = self.pipes.by_id(id) else { continue }; // closed meanwhile
+            let pipe = self.pipes.slab.at_mut(p);
+            if pipe.remote_readers.is_empty() {
+                continue;
+            }
+            if pipe.reader == Reader::Here && pipe.readers > 0 {
+                self.refuse_second_reader();
+                continue;
+            }
+            pipe.reader = Reader::Elsewhere;
+            self.pass_on(p);
+            self.pipe_ends_changed(p);
+        }
+    }
+
+    /// What others have to get goes to them, and the end if it is due.
+    fn pass_on(&mut self, p: usize) {
+        let pipe = self.pipes.slab.at_mut(p);
+        let (id, parts) = (pipe.id, pipe.take_for_others());
+        let end = core::mem::take(&mut pipe.end_owed);
+        for part in parts.iter().flat_map(|b| b.chunks(PAYLOAD_BYTES_MAX)) {
+            self.act(&Act::PipeOutput { pipe: id, bytes: part });
+        }
+        if end {
+            self.act(&Act::PipeEnd { pipe: id });
+        }
+    }
+
     /// `None`: nothing now. Empty: the end.
     pub fn pipe_read(&mut self, p: usize, max: usize, peek: bool) -> Option<Taken> {
         let pipe = self.pipes.slab.at_mut(p);
@@ -342,7 +474,11 @@ impl Kernel {
         pipe.readers -= 1;
         pipe.read_desc = None;
         let w = pipe.write_desc;
+        let passes_on = pipe.is_remote();
         self.changed = true;
+        if passes_on {
+            self.pass_on(p);
+        }
         if let Some(w) = w {
             self.notify(w, epoll::OUT | epoll::ERR);
         }
@@ -353,8 +489,10 @@ impl Kernel {
         pipe.writers -= 1;
         pipe.write_desc = None;
         let (r, id, remote) = (pipe.read_desc, pipe.id, !pipe.remote_readers.is_empty());
+        pipe.end_owed = pipe.is_undecided();
+        let now = !pipe.end_owed;
         self.changed = true;
-        if remote {
+        if remote && now {
             self.act(&Act::PipeEnd { pipe: id });
         }
         if let Some(r) = r {
@@ -455,7 +593,12 @@ impl Kernel {
     /// A fork: parent and child now hold the same ends. `other` is the domain on the far side, as seen from here.
     pub fn share_pipes_with(&mut self, other: u16) {
         for p in self.pipes.slab.indices() {
+            self.pipes.shared = true;
             let pipe = self.pipes.slab.at_mut(p);
+            pipe.inherited = pipe.buffer.len();
+            if pipe.reader == Reader::Here {
+                pipe.reader = Reader::Unknown; // the new one doesn't know
+            }
             if pipe.readers > 0 {
                 pipe.remote_readers.push(other);
             }
@@ -467,11 +610,18 @@ impl Kernel {
 
     /// Domain `other` is gone, and with it the ends it held.
     pub fn unshare_pipes_with(&mut self, other: u16) {
+        self.pipes.shared = false;
         for p in self.pipes.slab.indices() {
             let pipe = self.pipes.slab.at_mut(p);
             let before = (pipe.remote_readers.len(), pipe.remote_writers.len());
             pipe.remote_readers.retain(|&d| d != other);
             pipe.remote_writers.retain(|&d| d != other);
+            if pipe.remote_readers.is_empty() {
+                pipe.reader = Reader::Unknown;
+                pipe.end_owed = false;
+            } else {
+                self.pipes.shared = true;
+            }
             if (pipe.remote_readers.len(), pipe.remote_writers.len()) != before {
                 self.pipe_ends_changed(p);
             }
@@ -568,6 +718,8 @@ impl Kernel {
         for p in self.pipes.slab.indices() {
             let pipe = self.pipes.slab.at_mut(p);
             pipe.remote_readers.clear();
+            pipe.reader = Reader::Unknown;
+            pipe.end_owed = false;
             pipe.remote_writers.clear();
         }
     }

@@ -25,7 +25,12 @@ fn poll_all(k: &mut Kernel, at: u64, n: u64, timeout: Option<u64>) -> Reply {
             0
         } else {
             match k.fds.get(fd.into()) {
-                Some(d) => k.ready(d) & (events | epoll::ERR | epoll::HUP),
+                Some(d) => {
+                    if events & epoll::IN != 0 {
+                        k.claim_reading(d);
+                    }
+                    k.ready(d) & (events | epoll::ERR | epoll::HUP)
+                }
                 None => NVAL,
             }
         };
@@ -96,6 +101,9 @@ fn select_all(k: &mut Kernel, a: &Args, timeout: Option<u64>) -> Reply {
                 continue;
             }
             let d = k.fds.get(fd as u64).ok_or(EBADF)?;
+            if i == 0 {
+                k.claim_reading(d);
+            }
             if k.ready(d) & mask != 0 {
                 got[fd / 8] |= 1 << (fd % 8);
                 hits += 1;

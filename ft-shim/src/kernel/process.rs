@@ -4,7 +4,6 @@ use super::signal::{SIGCHLD, SigInfo};
 use super::threads::{Block, clone_flag};
 use super::{Args, Kernel, Outcome, Reply, both, done, values};
 use crate::digest::Digest;
-use crate::inputs::Inputs;
 use crate::raw::{self, EAGAIN, ECHILD, EINVAL, ENOSYS, ESRCH, nr};
 use crate::trap::entry;
 use crate::trap::frame::reg;
@@ -178,9 +177,7 @@ impl Kernel {
         const PR_SET_PDEATHSIG: u32 = 1;
         // SAFETY: the child must not outlive its parent.
         unsafe { raw!(nr::PRCTL, PR_SET_PDEATHSIG, 9) };
-        let mode = self.inputs.mode;
-        self.inputs = Inputs::open(domain);
-        self.inputs.mode = mode;
+        self.inputs = self.inputs.of_child(domain);
         self.digest = Digest::new(self.digest.0 ^ u64::from(domain));
         self.process.ppid = self.process.pid;
         self.process.domain = domain;

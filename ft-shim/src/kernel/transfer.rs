@@ -68,6 +68,7 @@ impl Kernel {
     }
 
     fn read_some(&mut self, d: DescId, max: usize, how: How) -> Result<Option<Taken>, i64> {
+        self.read_from_shared(d)?;
         if let Some(p) = self.pair_of(d) {
             return Ok(self.pair_read(p, max, how.peek));
         }

@@ -2,9 +2,8 @@
 
 use super::signal::{SI_KERNEL, SigInfo};
 use super::{Args, Kernel, Reply, both, done};
-use crate::raw::{self, EFAULT, EINVAL, ENOSYS, EPERM};
+use crate::raw::{self, EFAULT, EINVAL, ENOSYS, EPERM, NS};
 use crate::user;
-use alloc::vec::Vec;
 use ft_log::shared::GUEST_FDS_MAX;
 
 const INFINITY: u64 = u64::MAX;
@@ -72,26 +71,43 @@ pub fn uname(k: &mut Kernel, a: &Args) -> Reply {
     k.recorded_fill(a, a[0], 390)
 }
 
+/// The uptime is the guest's own clock: a host that takes over has another.
 pub fn sysinfo(k: &mut Kernel, a: &Args) -> Reply {
-    k.recorded_fill(a, a[0], 112)
+    let r = k.recorded_fill(a, a[0], 112)?;
+    user::write(a[0], &(k.clock.now() / NS))?;
+    Ok(r)
 }
 
+/// Processor time is the guest's own too, and all of it user time.
 pub fn getrusage(k: &mut Kernel, a: &Args) -> Reply {
-    if !matches!(a[0] as i32, -1..=1) {
+    const SELF: i32 = 0;
+    const THREAD: i32 = 1;
+    let who = a[0] as i32;
+    if !matches!(who, -1..=1) {
         return Err(EINVAL);
     }
-    k.recorded_fill(a, a[1], 144)
+    if who != -1 {
+        k.poll_point(false);
+    }
+    let r = k.recorded_fill(a, a[1], 144)?;
+    let ns = match who {
+        SELF => k.clock.busy_ns(),
+        THREAD => k.thread_cpu_ns(None)?,
+        _ => return Ok(r), // of children, as the host has it
+    };
+    user::write(a[1], &[ns / NS, ns % NS / 1000, 0, 0])?;
+    Ok(r)
 }
 
 pub fn times(k: &mut Kernel, a: &Args) -> Reply {
-    if a[0] == 0 {
-        let (r, _) = k.recorded_call(100, |_| {
-            // SAFETY: writes nothing.
-            (unsafe { raw!(100, 0) }, Vec::new())
-        });
-        return done(r);
+    const TICK_NS: u64 = NS / 100;
+    k.poll_point(false);
+    let own = k.clock.busy_ns() / TICK_NS;
+    if a[0] != 0 {
+        k.recorded_fill(a, a[0], 32)?; // of children, as the host has it
+        user::write(a[0], &[own, 0])?;
     }
-    k.recorded_fill(a, a[0], 32)
+    done((k.clock.now() / TICK_NS) as i64)
 }
 
 pub fn statfs(k: &mut Kernel, a: &Args) -> Reply {

@@ -1,6 +1,7 @@
 //! Asks an engine.
 
-use super::Request;
+use super::{Order, Request};
+use serde::Serialize;
 use std::io::{self, BufRead, BufReader, Lines, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -125,7 +126,14 @@ pub fn ask_line(path: &Path, request: Request) -> Result<String, AskError> {
     ask(path, request)?.next().unwrap_or_else(|| Err(AskError::Ended(path.display().to_string())))
 }
 
-fn open(path: &Path, request: Request, time_max: Option<Duration>) -> io::Result<UnixStream> {
+/// Has the engine do something; it does so within a few milliseconds, and tells of it in its events.
+pub fn order(path: &Path, order: Order) -> Result<(), AskError> {
+    let stream = open(path, order, Some(ANSWER_MAX)).map_err(|e| AskError::new(path, e))?;
+    let mut answer = Answer { path: path.into(), lines: BufReader::new(stream).lines() };
+    answer.next().unwrap_or_else(|| Err(AskError::Ended(path.display().to_string()))).map(|_| ())
+}
+
+fn open(path: &Path, request: impl Serialize, time_max: Option<Duration>) -> io::Result<UnixStream> {
     let mut stream = connect(path)?;
     stream.set_read_timeout(time_max)?;
     stream.set_write_timeout(Some(ANSWER_MAX))?;

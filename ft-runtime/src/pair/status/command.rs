@@ -1,7 +1,7 @@
 //! `ft status` and `ft events`.
 
-use super::client::{Answer, AskError, ask, ask_line, find_socket};
-use super::{Event, Request};
+use super::client::{Answer, AskError, ask, ask_line, find_socket, order};
+use super::{Event, Order, Request};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::io::{self, IsTerminal, Write};
@@ -44,6 +44,22 @@ pub struct EventsArgs {
     /// Go on as they come, until the engine ends.
     #[arg(long)]
     follow: bool,
+}
+
+#[derive(Args)]
+pub struct ForceArgs {
+    /// The control socket, as configured. Otherwise the only one in /run/ft.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// You know that the other host is off, and stays off until it has heard of this one. If it is not, two hosts speak.
+    #[arg(long, required = true)]
+    peer_is_off: bool,
+}
+
+impl ForceArgs {
+    pub fn run(self) -> Result<(), AskError> {
+        order(&find_socket(self.socket)?, Order::Force)
+    }
 }
 
 impl StatusArgs {

@@ -37,6 +37,21 @@ pub enum Request {
     },
 }
 
+/// What can be ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Order {
+    /// Go on alone, by a person's word that the other host is off.
+    Force,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Request(Request),
+    Order(Order),
+}
+
 /// Removed with it.
 pub struct ControlSocket {
     path: PathBuf,
@@ -88,9 +103,13 @@ fn serve(mut stream: &UnixStream, board: &StatusBoard) -> io::Result<()> {
     let mut line = String::new();
     BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_line(&mut line)?;
     match serde_json::from_str(&line) {
-        Ok(Request::Status) => stream.write_all(&lines(&[board.status()])),
-        Ok(Request::Events { after, follow: false }) => stream.write_all(&lines(&board.events(after))),
-        Ok(Request::Events { after, follow: true }) => follow(stream, board, after),
+        Ok(Line::Request(Request::Status)) => stream.write_all(&lines(&[board.status()])),
+        Ok(Line::Request(Request::Events { after, follow: false })) => stream.write_all(&lines(&board.events(after))),
+        Ok(Line::Request(Request::Events { after, follow: true })) => follow(stream, board, after),
+        Ok(Line::Order(o)) => {
+            board.order(o);
+            stream.write_all(&lines(&[serde_json::json!({ "ordered": o })]))
+        }
         Err(e) => refuse(stream, &format!("not a request: {e}")),
     }
 }

@@ -1,0 +1,155 @@
+//! A redis-server that goes live in the middle of its recording: it has done exactly what it was told until then.
+
+use crate::guest::{cuts, free_port};
+use crate::process::{Finished, Running};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// Between two attempts to reach a server that starts.
+const AGAIN: Duration = Duration::from_millis(5);
+/// Requests of each kind in the recording.
+const STEPS: u32 = 60;
+
+/// Records a server that writes `key:N` and then counts to N, for N = 1 to STEPS; then lets it go live at places all
+/// over the recording and asks it how far it came.
+pub fn go_live(ft: &Path) -> Result<(), String> {
+    let dir = tempfile::Builder::new().prefix("ft-redis-").tempdir().map_err(|e| format!("a directory: {e}"))?;
+    let service = Service { ft, dir: dir.path(), recording: dir.path().join("recording"), port: free_port() };
+    let result = service.steps();
+    if result.is_err() {
+        let kept = dir.keep();
+        return result.map_err(|e| format!("{e}\nfiles are in {}", kept.display()));
+    }
+    result
+}
+
+struct Service<'a> {
+    ft: &'a Path,
+    dir: &'a Path,
+    recording: PathBuf,
+    port: u16,
+}
+
+impl Service<'_> {
+    fn steps(&self) -> Result<(), String> {
+        let state = self.dir.join("state");
+        std::fs::create_dir(&state).map_err(|e| format!("{}: {e}", state.display()))?;
+        let mut c = Command::new(self.ft);
+        c.arg("record").arg("--state").arg(&state).arg("--output").arg(&self.recording);
+        c.args(["--", "redis-server", "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir"]).arg(&state);
+        c.args(["--port", &self.port.to_string()]);
+        let mut server = Running::start(c, "recorded", self.dir)?;
+        let mut client = self.reach(&mut server)?.ok_or("the recorded server ended by itself")?;
+        let talk = (1..=STEPS).try_for_each(|n| {
+            client.ask(&format!("SET key:{n} {n}"), "+OK")?;
+            client.ask("INCR count", &format!(":{n}"))
+        });
+        talk.and_then(|()| client.shut_down()).map_err(|e| format!("the recorded server: {e}"))?;
+        server.finish(LIMIT)?.success()?;
+
+        let whole = self.replay("replay", None)?.finish(LIMIT)?;
+        let entries = report(&whole)?["entries"].as_u64().unwrap_or(0);
+        let (mut least, mut reached) = (0, 0);
+        for entries in cuts(entries) {
+            let name = format!("live-after-{entries}");
+            let mut live = self.replay(&name, Some(entries))?;
+            if let Some(client) = self.reach(&mut live)? {
+                reached += 1;
+                least = had_come_to(client).map_err(|e| format!("{name}: {e}")).and_then(|n| {
+                    if n < least { Err(format!("{name}: counted to {n}; cut earlier it had counted to {least}")) } else { Ok(n) }
+                })?;
+            }
+            let f = live.finish(LIMIT)?;
+            let r = report(&f)?;
+            if r["ok"] != true || r["exit_status"] != 0 {
+                return Err(f.report("did not end in order"));
+            }
+        }
+        if reached < 3 || least == 0 {
+            return Err(format!("only {reached} servers went live, the last had counted to {least}: nothing was tested"));
+        }
+        Ok(())
+    }
+
+    fn replay(&self, name: &str, live_after: Option<u64>) -> Result<Running, String> {
+        let mut c = Command::new(self.ft);
+        c.arg("replay").arg(&self.recording).env("TMPDIR", self.dir);
+        if let Some(n) = live_after {
+            c.args(["--live-after", &n.to_string()]);
+        }
+        Running::start(c, name, self.dir)
+    }
+
+    /// `None`: it has ended.
+    fn reach(&self, server: &mut Running) -> Result<Option<Client>, String> {
+        let start = Instant::now();
+        while start.elapsed() < LIMIT {
+            if server.has_ended() {
+                return Ok(None);
+            }
+            let client = TcpStream::connect(("127.0.0.1", self.port)).and_then(|s| {
+                s.set_read_timeout(Some(LIMIT))?;
+                Ok(Client(s))
+            });
+            if let Ok(mut c) = client
+                && c.request("PING").is_ok_and(|r| r.starts_with("+PONG"))
+            {
+                return Ok(Some(c));
+            }
+            std::thread::sleep(AGAIN);
+        }
+        Err(format!("no server at port {} after {} s", self.port, LIMIT.as_secs()))
+    }
+}
+
+/// What `count` is, and that everything before it was done and nothing after it.
+fn had_come_to(mut client: Client) -> Result<u32, String> {
+    let next = client.request("INCR count").map_err(|e| e.to_string())?;
+    let next: u32 = next.trim_start_matches(':').trim().parse().map_err(|e| format!("INCR: {next:?}: {e}"))?;
+    for n in 1..next {
+        client.ask(&format!("GET key:{n}"), &format!("${}\r\n{n}", n.to_string().len()))?;
+    }
+    client.ask(&format!("EXISTS key:{}", next + 1), ":0")?;
+    client.shut_down()?;
+    Ok(next - 1)
+}
+
+fn report(f: &Finished) -> Result<serde_json::Value, String> {
+    serde_json::from_str(f.stdout.trim()).map_err(|e| f.report(&format!("printed no report ({e})")))
+}
+
+struct Client(TcpStream);
+
+impl Client {
+    /// The answer to an inline command, up to and without its last line's end.
+    fn request(&mut self, command: &str) -> io::Result<String> {
+        self.0.write_all(format!("{command}\r\n").as_bytes())?;
+        let mut got = Vec::new();
+        let lines = |b: &[u8]| b.windows(2).filter(|w| w == b"\r\n").count();
+        while lines(&got) < if got.first() == Some(&b'$') && !got.starts_with(b"$-1") { 2 } else { 1 } {
+            let mut part = [0; 4096];
+            match self.0.read(&mut part)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => got.extend_from_slice(&part[..n]),
+            }
+        }
+        Ok(String::from_utf8_lossy(&got).trim_end().to_owned())
+    }
+
+    fn ask(&mut self, command: &str, want: &str) -> Result<(), String> {
+        let got = self.request(command).map_err(|e| format!("{command}: {e}"))?;
+        if got == want { Ok(()) } else { Err(format!("{command}: {got:?} instead of {want:?}")) }
+    }
+
+    /// It answers by closing.
+    fn shut_down(&mut self) -> Result<(), String> {
+        match self.request("SHUTDOWN NOSAVE") {
+            Err(_) => Ok(()),
+            Ok(said) => Err(format!("SHUTDOWN: {said}")),
+        }
+    }
+}
