@@ -373,7 +373,11 @@ impl Conn {
             }
             Err(e) => {
                 let stalled = matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
-                if stalled { tally.stalled += 1 } else { tally.reset += 1 }
+                if stalled {
+                    tally.stalled += 1
+                } else {
+                    tally.reset += 1
+                }
                 self.errors.push(format!("connection {} lost: {e}", self.id));
                 let other = Client::connect(server).and_then(|mut c| {
                     c.stream().set_read_timeout(Some(PATIENCE))?;

@@ -73,7 +73,7 @@ fn a_server_that_keeps_all_passes() {
     let (ok, r) = redis.verified(|_| {});
     assert!(ok, "{r}");
     assert_eq!((&r["open"], &r["reset"], &r["stalled"]), (&2.into(), &0.into(), &0.into()));
-    assert!(r["acknowledged"].as_u64().unwrap() > 400, "{}", r["acknowledged"]);
+    assert!(r["acknowledged"].as_u64().unwrap() > 100, "{}", r["acknowledged"]);
     assert_eq!(r["samples"].as_array().unwrap().len() as u64, r["acknowledged"].as_u64().unwrap());
     assert_eq!(r["server"][0], r["server"][1]);
 }
@@ -85,7 +85,9 @@ fn what_is_lost_or_doubled_is_counted() {
         redis.eval("return redis.call('DECRBY', redis.call('KEYS', 'demo*:c:0')[1], 3)");
         redis.eval("return redis.call('INCRBY', redis.call('KEYS', 'demo*:c:1')[1], 2)");
         redis.eval("return redis.call('LPOP', redis.call('KEYS', 'demo*:l:0')[1], 4)");
-        redis.eval("local k = redis.call('KEYS', 'demo*:l:1')[1] return redis.call('RPUSH', k, redis.call('LINDEX', k, 0))");
+        redis.eval(
+            "local k = redis.call('KEYS', 'demo*:l:1')[1] return redis.call('RPUSH', k, redis.call('LINDEX', k, 0))",
+        );
     });
     let v = &r["verdict"];
     assert!(!ok && v["lost"] == 7 && v["doubled"] == 3, "{v} {}", r["errors"]);

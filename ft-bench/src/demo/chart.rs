@@ -119,7 +119,9 @@ mod tests {
     const FAULT: u64 = 5_000_000;
 
     fn samples() -> Vec<Sample> {
-        (0..10_000).map(|k| Sample { sent_us: 1_000 * k, latency_us: if k == 4_990 { 130_000 } else { 400 + k % 7 } }).collect()
+        (0..10_000)
+            .map(|k| Sample { sent_us: 1_000 * k, latency_us: if k == 4_990 { 130_000 } else { 400 + k % 7 } })
+            .collect()
     }
 
     #[test]
@@ -135,7 +137,13 @@ mod tests {
     #[test]
     fn the_picture_says_what_happened() {
         let samples = samples();
-        let chart = |samples| Chart { title: "redis", fault_us: FAULT, fault: "kill-host alpha", back_ms: Some(121.4), samples };
+        let chart = |samples| Chart {
+            title: "redis",
+            fault_us: FAULT,
+            fault: "kill-host alpha",
+            back_ms: Some(121.4),
+            samples,
+        };
         let svg = chart(&samples).svg().unwrap();
         for text in ["<svg", "redis", "kill-host alpha", "answered again, 121 ms later", "median"] {
             assert!(svg.contains(text), "no {text}");

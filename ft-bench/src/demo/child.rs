@@ -40,9 +40,11 @@ impl Running {
     /// Its stderr is ours.
     pub fn start(command: &mut Command, interrupt: &Interrupt) -> io::Result<Self> {
         interrupt.check()?;
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|e| {
-            io::Error::new(e.kind(), format!("{}: {e}", command.get_program().display()))
-        })?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", command.get_program().display())))?;
         let out = child.stdout.take().expect("it is piped");
         let (tx, lines) = channel();
         std::thread::spawn(move || {

@@ -17,7 +17,7 @@ use rig::{Rig, Up};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const EXIT_INTERRUPTED: u8 = 130;
 const EXIT_NOT_RUN: u8 = 2;
@@ -40,20 +40,23 @@ const CLIENT_END_MAX: Duration = Duration::from_secs(120);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Fault {
     /// The machine is gone, cables first.
-    KillHost,
+    #[value(name = "kill-host")]
+    Host,
     /// SIGKILL to `ft run`.
-    KillEngine,
+    #[value(name = "kill-engine")]
+    Engine,
     /// SIGKILL to the server.
-    KillGuest,
+    #[value(name = "kill-guest")]
+    Guest,
 }
 
 impl Fault {
     /// As `ft rig fault` calls it.
     fn name(self) -> &'static str {
         match self {
-            Self::KillHost => "kill-host",
-            Self::KillEngine => "kill-engine",
-            Self::KillGuest => "kill-guest",
+            Self::Host => "kill-host",
+            Self::Engine => "kill-engine",
+            Self::Guest => "kill-guest",
         }
     }
 }
@@ -181,8 +184,9 @@ impl DemoArgs {
         say(&format!("now: {} on {victim}", self.fault.name()));
         let fault = rig.fault(&victim, self.fault.name())?;
         let until = begin + Duration::from_secs(self.seconds.into()) + CLIENT_END_MAX;
-        let tally = tell_until(&mut client, begin, until)?
-            .ok_or_else(|| io::Error::other(format!("the clients are not done {} s after their end", CLIENT_END_MAX.as_secs())))?;
+        let tally = tell_until(&mut client, begin, until)?.ok_or_else(|| {
+            io::Error::other(format!("the clients are not done {} s after their end", CLIENT_END_MAX.as_secs()))
+        })?;
         let fault_us = fault.unix_ns / 1000;
         let first = timeline::first_byte(fault_us, &tally.samples);
         let role = rig.hosts()?.into_iter().find(|h| h.host == survivor).and_then(|h| h.role.or(h.state));
@@ -234,9 +238,11 @@ fn check_pair(rig: &Rig, victim: &str, survivor: &str) -> io::Result<()> {
         "the hosts are no pair any more, before any fault. Is the machine too busy for the load? A primary that is not \
          heard for limits.silence_ms_max is taken for dead: try a lower --rate. What they noted:",
     );
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     for host in [victim, survivor] {
         for e in rig.events(host).unwrap_or_default() {
-            what += &format!("\n  {} {host}: {}", e.at_ms, e.event);
+            let ago = now_ms.saturating_sub(e.at_ms) as f64 / 1e3;
+            what += &format!("\n{ago:>8.3} s ago  {host}: {}", e.event);
         }
     }
     Err(io::Error::other(what))
@@ -251,7 +257,8 @@ fn hear(client: &mut Running, until: Option<Instant>) -> io::Result<Option<Said>
             None => return Err(io::ErrorKind::TimedOut.into()),
         },
     };
-    line.map(|l| serde_json::from_str(&l).map_err(|e| io::Error::other(format!("the client said {l}: {e}")))).transpose()
+    line.map(|l| serde_json::from_str(&l).map_err(|e| io::Error::other(format!("the client said {l}: {e}"))))
+        .transpose()
 }
 
 /// Shows how the client gets on; its last word if that comes before.

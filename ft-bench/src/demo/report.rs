@@ -86,12 +86,18 @@ impl Report {
         fail(v.wrong > 0, format!("{} replies or items are wrong", v.wrong));
         fail(v.unverified > 0, format!("{} acknowledged writes could not be read back", v.unverified));
         fail(tally.reset + tally.stalled > 0, format!("{} connections did not survive", tally.reset + tally.stalled));
-        fail(tally.server[0] != tally.server[1], format!("another server answers: {}, was {}", tally.server[1], tally.server[0]));
+        fail(
+            tally.server[0] != tally.server[1],
+            format!("another server answers: {}, was {}", tally.server[1], tally.server[0]),
+        );
         let is_silent = ran.timeline.iter().all(|s| s.milestone == Some(Milestone::FirstByte));
         fail(is_silent, format!("{} noted nothing after the fault: had it taken over before?", ran.survivor));
         fail(ran.outage_ms.is_none(), "no client was answered after the fault".into());
         let serves = ran.role.as_deref() == Some("primary");
-        fail(!serves, format!("{} does not serve: its role is {}", ran.survivor, ran.role.as_deref().unwrap_or("unknown")));
+        fail(
+            !serves,
+            format!("{} does not serve: its role is {}", ran.survivor, ran.role.as_deref().unwrap_or("unknown")),
+        );
         Self {
             ok: failures.is_empty(),
             fault: ran.fault,
@@ -131,7 +137,11 @@ impl fmt::Display for Report {
         write!(f, "writes        {} acknowledged, {} lost, {} doubled", w.acknowledged, w.lost, w.doubled)?;
         writeln!(f, "{}{}", some(w.wrong, "wrong"), some(w.unverified, "not to be read back"))?;
         if let Some(l) = &self.latency {
-            writeln!(f, "latency       median {:.2} ms, 99 % {:.2} ms, longest {:.1} ms", l.p50_ms, l.p99_ms, l.max_ms)?;
+            writeln!(
+                f,
+                "latency       median {:.2} ms, 99 % {:.2} ms, longest {:.1} ms",
+                l.p50_ms, l.p99_ms, l.max_ms
+            )?;
         }
         if let Some(ms) = self.outage_ms {
             writeln!(f, "outage        {ms:.1} ms in which no client was answered")?;

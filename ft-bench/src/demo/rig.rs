@@ -112,7 +112,11 @@ impl Drop for Rig {
 fn remove(ft: &Path, name: &str) -> io::Result<()> {
     let mut c = Command::new(ft);
     let status = c.args(["rig", "down", "--name", name]).stdin(Stdio::null()).process_group(0).status()?;
-    if status.success() { Ok(()) } else { Err(io::Error::other(format!("the rig {name} can't be taken down: {status}"))) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("the rig {name} can't be taken down: {status}")))
+    }
 }
 
 #[derive(Deserialize)]

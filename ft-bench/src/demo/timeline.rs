@@ -67,10 +67,7 @@ mod tests {
         // 300 us after the fault a reply arrives that the dead host had sent; much later there is a pause of its own.
         let at = [FAULT - 900, FAULT - 100, FAULT + 300, FAULT + 120_000, FAULT + 120_400, FAULT + 900_000];
         let samples: Vec<Sample> = at.iter().rev().map(|t| reply(*t)).collect();
-        assert_eq!(
-            first_byte(FAULT, &samples),
-            Some(FirstByte { at_us: FAULT + 120_000, silence_us: 119_700 })
-        );
+        assert_eq!(first_byte(FAULT, &samples), Some(FirstByte { at_us: FAULT + 120_000, silence_us: 119_700 }));
     }
 
     #[test]

@@ -15,7 +15,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Why there is no answer: what, why, what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    #[error("{socket} does not exist: start the engine with `ft run`, or give the path configured as control.socket: {hint}")]
+    #[error(
+        "{socket} does not exist: start the engine with `ft run`, or give the path configured as control.socket: {hint}"
+    )]
     Missing { socket: String, hint: String },
     #[error("the engine of {0} has ended: start it again with `ft run`")]
     Ended(String),
@@ -58,7 +60,10 @@ fn only_socket(dir: &Path) -> Result<PathBuf, AskError> {
     match found.len() {
         1 => Ok(found.remove(0)),
         0 => Err(AskError::Unclear {
-            what: format!("no engine runs here: there is no control socket in {}; start one with `ft run`", dir.display()),
+            what: format!(
+                "no engine runs here: there is no control socket in {}; start one with `ft run`",
+                dir.display()
+            ),
         }),
         _ => Err(AskError::Unclear { what: format!("several services run here: {}", there_are(&found)) }),
     }
@@ -66,7 +71,8 @@ fn only_socket(dir: &Path) -> Result<PathBuf, AskError> {
 
 fn sockets(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "sock")).collect();
+    let mut found: Vec<PathBuf> =
+        entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "sock")).collect();
     found.sort();
     found
 }

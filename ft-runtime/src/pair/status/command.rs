@@ -1,6 +1,6 @@
 //! `ft status` and `ft events`.
 
-use super::client::{AskError, Answer, ask, ask_line, find_socket, order};
+use super::client::{Answer, AskError, ask, ask_line, find_socket, order};
 use super::{Event, Order, Request};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};

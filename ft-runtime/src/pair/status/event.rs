@@ -138,9 +138,6 @@ mod tests {
         log.push(Duration::from_micros(7_654_321), Some(Milestone::SocketsRestored), "50");
         let lines: Vec<String> = log.after(0).map(|e| serde_json::to_string(e).unwrap()).collect();
         assert!(!lines[0].contains("milestone"), "{}", lines[0]);
-        assert_eq!(
-            lines[1],
-            r#"{"seq":2,"at_ms":7654,"at_us":7654321,"milestone":"sockets-restored","event":"50"}"#
-        );
+        assert_eq!(lines[1], r#"{"seq":2,"at_ms":7654,"at_us":7654321,"milestone":"sockets-restored","event":"50"}"#);
     }
 }
