@@ -4,7 +4,7 @@
 //! guest process maps it at [`SHARED_BASE`]. Layout changes demand a new [`VERSION`].
 
 use crate::ring::{Consumer, Control, Line, Producer, SharedBytes};
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 
 /// Where the shim's image is mapped.
 pub const SHIM_BASE: u64 = 0x2000_0000_0000;
@@ -108,6 +108,10 @@ pub struct DomainStatus {
     pub calls: AtomicU64,
     /// Current input point, for progress reports.
     pub point: AtomicU64,
+    /// The engine's answer to an act that has one; valid while `answered` is 1.
+    pub answer: AtomicI64,
+    /// 0: the guest waits for an answer.
+    pub answered: Line<AtomicU32>,
 }
 
 pub mod idle {

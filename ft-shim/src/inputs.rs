@@ -141,6 +141,12 @@ impl Kernel {
         self.inputs.channel.send(&FromGuest::Act(a.clone()));
     }
 
+    /// Like `act`; what the engine answers. Only the primary's engine does, so the answer belongs into a record.
+    pub fn ask(&mut self, a: &Act) -> i64 {
+        self.cover();
+        self.inputs.channel.ask(&FromGuest::Act(a.clone()))
+    }
+
     fn cover(&mut self) {
         let i = &mut self.inputs;
         if i.mode == Mode::Primary && i.logged < i.point {
@@ -434,39 +440,61 @@ impl Kernel {
         self.begin_point();
         let digest = self.digest.0;
         if self.inputs.mode == Mode::Backup {
-            loop {
-                let point = self.inputs.point;
-                match self.await_head() {
-                    Head::Memory(p, hash, pages) if p == point => {
-                        self.inputs.drop_head();
-                        self.check_memory(hash, pages);
-                    }
-                    Head::Passed(p) if p <= point => self.inputs.drop_head(),
-                    Head::Exit(s, d) if (s, d) == (status, digest) => {
-                        self.inputs.drop_head();
-                        break;
-                    }
-                    Head::Exit(s, d) => self.diverged(format_args!(
-                        "ends with {status:#x} and digest {digest:016x}; the primary with {s:#x} and {d:016x}"
-                    )),
-                    Head::GoLive(min) => {
-                        self.inputs.drop_head();
-                        self.go_live(min);
-                        break;
-                    }
-                    h => {
-                        let what = h.name();
-                        self.diverged(format_args!("the domain ends, the log has {what}"));
-                    }
-                }
-            }
+            self.follow_to_end();
         } else if self.inputs.memory_every != 0 {
             self.log_memory();
         }
+        // What closing says comes between, as it did on the primary: others may have heard it already.
         self.close_all();
-        self.cover();
+        if self.inputs.mode == Mode::Backup {
+            self.follow_exit(status, digest);
+        } else {
+            self.cover();
+        }
         self.inputs.send_entry(Entry::Exit { status, digest });
         self.inputs.channel.announce();
+    }
+
+    /// To where the primary had begun to close what was open.
+    fn follow_to_end(&mut self) {
+        loop {
+            let point = self.inputs.point;
+            match self.await_head() {
+                Head::Memory(p, hash, pages) if p == point => {
+                    self.inputs.drop_head();
+                    self.check_memory(hash, pages);
+                }
+                Head::Passed(p) if p < point => self.inputs.drop_head(),
+                Head::Passed(p) if p == point => return self.inputs.drop_head(),
+                Head::Exit(..) => return,
+                Head::GoLive(min) => {
+                    self.inputs.drop_head();
+                    return self.go_live(min);
+                }
+                h => {
+                    let what = h.name();
+                    self.diverged(format_args!("the domain ends, the log has {what}"));
+                }
+            }
+        }
+    }
+
+    fn follow_exit(&mut self, status: i32, digest: u64) {
+        match self.await_head() {
+            Head::Exit(s, d) if (s, d) == (status, digest) => self.inputs.drop_head(),
+            Head::Exit(s, d) => self.diverged(format_args!(
+                "ends with {status:#x} and digest {digest:016x}; the primary with {s:#x} and {d:016x}"
+            )),
+            Head::GoLive(min) => {
+                self.inputs.drop_head();
+                self.go_live(min);
+                self.inputs.logged = self.inputs.point;
+            }
+            h => {
+                let what = h.name();
+                self.diverged(format_args!("the domain has ended, the log has {what}"));
+            }
+        }
     }
 
     /// The two hosts are not in lockstep any more: says how, and stops.
