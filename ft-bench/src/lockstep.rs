@@ -28,7 +28,7 @@ pub struct Lockstep {
     pub keep: Option<PathBuf>,
     pub only: Vec<String>,
     pub trace: bool,
-    pub ft: Option<PathBuf>,
+    pub ft: PathBuf,
 }
 
 /// The one line of stdout.
@@ -58,7 +58,7 @@ impl Lockstep {
         let (place, temporary) = self.place()?;
         // A copy: a build during the run must not mix two versions, and a kept recording keeps its ft.
         let ft = place.file("ft");
-        std::fs::copy(self.ft()?, &ft)?;
+        std::fs::copy(&self.ft, &ft)?;
         let mut failures = Vec::new();
         eprintln!("seed {}, {:.0} s of load, everything in {}", self.seed, self.time.as_secs_f64(), place.dir.display());
         let (tally, seconds) = self.record(&ft, &place, &mut failures)?;
@@ -89,18 +89,6 @@ impl Lockstep {
             explain(&s, &ft, &place);
         }
         Ok(s)
-    }
-
-    fn ft(&self) -> io::Result<PathBuf> {
-        let ft = match &self.ft {
-            Some(p) => p.clone(),
-            None => std::env::current_exe()?.with_file_name("ft"),
-        };
-        if !ft.is_file() {
-            let what = format!("{} is not there: cargo build --release -p ft-runtime, or --ft FILE", ft.display());
-            return Err(io::Error::new(io::ErrorKind::NotFound, what));
-        }
-        Ok(ft)
     }
 
     /// On a real disk (/var/tmp): fsync must cost.

@@ -1,13 +1,17 @@
 //! `ft-bench`: parses, calls, prints. Tables and progress for people go to stderr, one JSON line per run to stdout.
 
+mod demo;
+mod e2e;
+mod load;
 mod lockstep;
 mod mix;
 mod recording;
 mod resp;
 mod service;
+mod verify;
 
-use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,6 +27,15 @@ struct Cli {
 enum Command {
     /// Record a real redis-server under mixed load, then replay: equal digests and equal memory are demanded.
     Lockstep(LockstepArgs),
+    /// Show a host die under a loaded redis-server: what the other does, and what clients see of it.
+    Demo(demo::DemoArgs),
+    /// The demonstration's clients: they know every write that was acknowledged.
+    DemoClient(verify::ClientArgs),
+    /// Measure redis bare, protected, and with a replica and WAIT 1, side by side in rigs on this machine.
+    E2e(E2eArgs),
+    /// Ask a redis server from one thread and print rates, latencies and costs: what `e2e` runs in the client's network.
+    #[command(hide = true)]
+    Load(load::LoadArgs),
 }
 
 #[derive(Args)]
@@ -56,14 +69,70 @@ struct LockstepArgs {
     ft: Option<PathBuf>,
 }
 
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Args)]
+struct E2eArgs {
+    /// How long to measure each load on each system, in each round.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// How long each load runs before it is measured.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
+    warm_up: f64,
+    /// How often; the systems alternate in each round.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// How often the primary is killed in each way.
+    #[arg(long, value_name = "ROUNDS", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    fault_rounds: u32,
+    /// Only these systems, loads and faults, comma-separated; a wrong name lists all.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    only: Vec<String>,
+    /// Kill nothing.
+    #[arg(long)]
+    skip_faults: bool,
+    /// `json`: one object with every sample; the tables go to stderr.
+    #[arg(short, long, default_value = "text")]
+    output: Format,
+    /// The ft to test; else the one beside this program.
+    #[arg(long, value_name = "FILE")]
+    ft: Option<PathBuf>,
+}
+
+/// As clap says it.
+const EXIT_USAGE: u8 = 2;
+/// As shells say it of SIGINT.
+const EXIT_INTERRUPTED: u8 = 130;
+
 fn main() -> ExitCode {
-    let Command::Lockstep(a) = Cli::parse().command;
+    match Cli::parse().command {
+        Command::Lockstep(a) => run_lockstep(a),
+        Command::E2e(a) => e2e(a),
+        Command::Load(a) => load(&a),
+        Command::Demo(a) => demo::run(&a),
+        Command::DemoClient(a) => verify::run(&a),
+    }
+}
+
+fn usage(what: &str) -> ExitCode {
+    eprintln!("ft-bench: {what}");
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn run_lockstep(a: LockstepArgs) -> ExitCode {
     let seconds = a.minutes.map(|m| m * 60.0).or(a.seconds).unwrap_or_default();
     let Ok(time) = Duration::try_from_secs_f64(seconds) else {
-        eprintln!("ft-bench: a time of {seconds} s makes no sense");
-        return ExitCode::from(2);
+        return usage(&format!("a time of {seconds} s makes no sense"));
     };
     let seed = if a.seed == 0 { fastrand::u64(1..) } else { a.seed };
+    let ft = match ft_program(a.ft.as_deref()) {
+        Ok(ft) => ft,
+        Err(e) => return usage(&e.to_string()),
+    };
     let run = lockstep::Lockstep {
         time,
         seed,
@@ -72,16 +141,86 @@ fn main() -> ExitCode {
         keep: a.keep,
         only: a.only,
         trace: a.trace,
-        ft: a.ft,
+        ft,
     };
     match run.run() {
         Ok(summary) => {
             println!("{}", serde_json::to_string(&summary).expect("plain numbers and text"));
             if summary.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
+        Err(e) => usage(&e.to_string()),
+    }
+}
+
+fn e2e(a: E2eArgs) -> ExitCode {
+    let time = |what: &str, seconds: f64, min: f64| {
+        let sane = (min..=load::SECONDS_MAX).contains(&seconds);
+        let wrong = || format!("{what} {seconds}: not within {min} to {} seconds", load::SECONDS_MAX);
+        sane.then(|| Duration::from_secs_f64(seconds)).ok_or_else(wrong)
+    };
+    let prepared = || {
+        let run = e2e::E2e {
+            window: time("--seconds", a.seconds, 0.1)?,
+            warm_up: time("--warm-up", a.warm_up, 0.0)?,
+            rounds: a.rounds,
+            fault_rounds: a.fault_rounds,
+            only: a.only.clone(),
+            skip_faults: a.skip_faults,
+            ft: ft_program(a.ft.as_deref()).map_err(|e| e.to_string())?,
+        };
+        let plan = run.plan()?;
+        Ok::<_, String>((run, plan))
+    };
+    let (run, plan) = match prepared() {
+        Ok(p) => p,
+        Err(e) => return usage(&e),
+    };
+    match run.run(plan) {
+        Ok(results) => {
+            let text = e2e::text(&results);
+            match a.output {
+                Format::Text => println!("{text}"),
+                Format::Json => {
+                    eprintln!("{text}");
+                    println!("{}", serde_json::to_string(&results).expect("plain numbers and text"));
+                }
+            }
+            if results.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
         Err(e) => {
             eprintln!("ft-bench: {e}");
-            ExitCode::from(2)
+            let interrupted = e.kind() == std::io::ErrorKind::Interrupted;
+            if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// The given one, or the one beside this program.
+fn ft_program(given: Option<&Path>) -> std::io::Result<PathBuf> {
+    let ft = match given {
+        Some(p) => p.to_owned(),
+        None => std::env::current_exe()?.with_file_name("ft"),
+    };
+    if !ft.is_file() {
+        let what = format!("{} is not there: cargo build --release -p ft-runtime, or --ft FILE", ft.display());
+        return Err(std::io::Error::new(std::io::ErrorKind::NotFound, what));
+    }
+    // A path without a directory would be looked for elsewhere.
+    ft.canonicalize()
+}
+
+fn load(a: &load::LoadArgs) -> ExitCode {
+    if let Err(e) = a.check() {
+        return usage(&e);
+    }
+    match a.run() {
+        Ok(line) => {
+            println!("{line}");
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("ft-bench: {e}");
+            ExitCode::FAILURE
         }
     }
 }

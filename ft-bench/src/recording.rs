@@ -54,7 +54,7 @@ impl Census {
             Entry::Event(Event::Fin { .. } | Event::Reset { .. }) => "fin, reset",
             Entry::Event(Event::Acked { .. }) => "acked",
             Entry::Event(Event::Signal { .. }) => "signal",
-            Entry::Event(Event::PipeData { .. } | Event::PipeClosed { .. }) => "pipe",
+            Entry::Event(Event::PipeData { .. } | Event::PipeClosed { .. } | Event::PipeReader { .. }) => "pipe",
             Entry::Event(Event::ChildExit { .. }) => {
                 self.children += u64::from(domain == 0);
                 "child exit"

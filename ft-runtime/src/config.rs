@@ -91,10 +91,23 @@ pub struct LinkConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum ArbiterConfig {
-    Witness { address: SocketAddr, key: Option<String>, key_file: Option<PathBuf> },
+    /// `key_file`: the secret that it shares with both hosts; none where it was started with `--no-key`.
+    Witness { address: SocketAddr, key_file: Option<PathBuf> },
+    /// On storage that both hosts see.
     File { file: PathBuf },
     /// Nobody: then nothing takes over by itself.
     None,
+}
+
+impl ArbiterConfig {
+    /// What both hosts must say alike.
+    pub fn shared(&self) -> String {
+        match self {
+            Self::Witness { address, .. } => format!("witness {address}"),
+            Self::File { .. } => "file".into(),
+            Self::None => "none".into(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -109,7 +122,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { silence_ms_max: 100, lag_bytes_max: 64 << 20, lag_ms_max: 1000 }
+        Self { silence_ms_max: 120, lag_bytes_max: 64 << 20, lag_ms_max: 1000 }
     }
 }
 
@@ -158,8 +171,8 @@ impl Config {
         if c.host.name == c.peer.name {
             return value("peer.name", "is this host's own name");
         }
-        if c.limits.silence_ms_max < 20 {
-            return value("limits.silence_ms_max", "below 20 ms every hiccup is a takeover");
+        if c.limits.silence_ms_max < 40 {
+            return value("limits.silence_ms_max", "below 40 ms every hiccup is a takeover");
         }
         Ok(c)
     }
@@ -199,9 +212,19 @@ socket = "/run/ft/redis.sock"
     #[test]
     fn a_complete_file_is_taken_with_defaults() {
         let c = Config::parse(Path::new("x"), GOOD).unwrap();
-        assert_eq!(c.limits.silence(), Duration::from_millis(100));
+        assert_eq!(c.limits.silence(), Duration::from_millis(120));
         assert_eq!(c.service.addresses[1].prefix, 64);
         assert_eq!(c.host.start, Start::Primary);
+    }
+
+    #[test]
+    fn the_file_in_the_readme_is_a_good_one() {
+        let readme = include_str!("../../README.md");
+        let start = readme.find("        [service]").expect("a configuration");
+        let block: Vec<&str> =
+            readme[start..].lines().take_while(|l| l.is_empty() || l.starts_with("        ")).map(str::trim).collect();
+        let c = Config::parse(Path::new("README.md"), &block.join("\n")).unwrap();
+        assert_eq!((c.service.name.as_str(), c.host.start), ("redis", Start::Primary));
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub enum Error {
     Config(#[from] crate::config::ConfigError),
     #[error(transparent)]
     Rig(#[from] crate::rig::RigError),
+    #[error(transparent)]
+    Ask(#[from] crate::pair::status::client::AskError),
     #[error("{0}")]
     Refused(String),
 }
@@ -220,7 +222,7 @@ pub fn exit_code_of(outcome: &Outcome) -> i32 {
     match outcome.ended {
         Ended::Exited { status, .. } => exit_code(status),
         Ended::Interrupted(signo) => 128 + i32::from(signo),
-        Ended::LogEnd | Ended::Diverged(_) | Ended::Stuck(_) => EXIT_FT,
+        Ended::LogEnd | Ended::Diverged(_) | Ended::Stuck(_) | Ended::Left(_) => EXIT_FT,
     }
 }
 

@@ -121,9 +121,17 @@ struct Rig(String);
 
 impl Rig {
     fn up(name: &str) -> (Self, String) {
+        Self::up_with(name, &[])
+    }
+
+    fn up_with(name: &str, options: &[&str]) -> (Self, String) {
+        // SAFETY: no pointers.
+        let root = unsafe { libc::geteuid() } == 0;
+        let redis = Command::new("redis-server").arg("--version").output().is_ok();
+        assert!(root && redis, "needs root and redis-server: scripts/setup");
         let rig = Self(format!("p{}-{name}", std::process::id()));
         let server = ["redis-server", "--port", "6379", "--bind", "0.0.0.0", "--protected-mode", "no"];
-        let o = rig.ft("up").arg("--").args(server).args(["--appendonly", "yes", "--dir", "/var/lib/redis"]).output();
+        let o = rig.ft("up").args(options).arg("--").args(server).args(["--appendonly", "yes", "--dir", "/var/lib/redis"]).output();
         let o = o.unwrap();
         assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
         let v: Value = serde_json::from_slice(&o.stdout).unwrap();
@@ -150,6 +158,31 @@ impl Rig {
         v["hosts"].as_array().unwrap().iter().map(|h| (text(h, "host"), text(h, "role"))).collect()
     }
 
+    fn state(&self, host: &str) -> String {
+        let o = self.ft("status").args(["-o", "json"]).output().unwrap();
+        let v: Value = serde_json::from_slice(&o.stdout).unwrap();
+        let of = v["hosts"].as_array().unwrap().iter().find(|h| h["host"] == host).unwrap();
+        of["state"].as_str().unwrap_or("").to_owned()
+    }
+
+    fn fault(&self, host: &str, kind: &str) {
+        let o = self.ft("fault").args([host, kind]).output().unwrap();
+        assert!(o.status.success(), "{o:?}");
+    }
+
+    fn wait_until(&self, holds: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !holds(self) {
+            assert!(Instant::now() < end, "{:?}", self.roles());
+        }
+    }
+
+    fn expect_all_kept(&self, client: Child) {
+        let o = client.wait_with_output().unwrap();
+        let text = format!("{}\n{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr));
+        assert!(o.status.success() && text.contains("all kept"), "{text}\nroles: {:?}", self.roles());
+    }
+
     fn primaries(&self) -> Vec<String> {
         self.roles().into_iter().filter(|(_, r)| r == "primary").map(|(h, _)| h).collect()
     }
@@ -162,44 +195,105 @@ impl Drop for Rig {
     }
 }
 
-/// `None`: the load without a fault.
-fn survives(fault: Option<&str>) {
-    // SAFETY: no pointers.
-    let root = unsafe { libc::geteuid() } == 0;
-    let redis = Command::new("redis-server").arg("--version").output().is_ok();
-    assert!(root && redis, "needs root and redis-server: scripts/setup");
-    let (rig, address) = Rig::up(fault.unwrap_or("none"));
+/// A fault in the middle of the load, and who serves afterwards.
+fn survives(name: &str, fault: Option<(&str, &str)>, serves: &str) {
+    let (rig, address) = Rig::up(name);
     assert_eq!(rig.primaries(), ["alpha"]);
     let client = rig.client(&address);
-    if let Some(kind) = fault {
+    if let Some((host, kind)) = fault {
         std::thread::sleep(FAULT_AFTER); // into the load; when exactly doesn't matter
-        let o = rig.ft("fault").args(["alpha", kind]).output().unwrap();
-        assert!(o.status.success(), "{o:?}");
+        rig.fault(host, kind);
     }
-    let o = client.wait_with_output().unwrap();
-    let text = format!("{}\n{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr));
-    assert!(o.status.success() && text.contains("all kept"), "{text}\nroles: {:?}", rig.roles());
-    if fault.is_some() {
-        assert_eq!(rig.primaries(), ["beta"]);
+    rig.expect_all_kept(client);
+    assert_eq!(rig.primaries(), [serves]);
+    if let Some((host, "freeze-host")) = fault {
+        rig.fault(host, "thaw-host");
+        // It finds out that it no longer serves, and leaves.
+        rig.wait_until(|r| {
+            assert_eq!(r.primaries(), [serves]);
+            r.state(host).starts_with("ended")
+        });
     }
 }
 
 #[test]
 fn a_protected_redis_serves() {
-    survives(None);
+    survives("none", None, "alpha");
 }
 
 #[test]
 fn clients_keep_everything_when_the_guest_is_killed() {
-    survives(Some("kill-guest"));
+    survives("guest", Some(("alpha", "kill-guest")), "beta");
 }
 
 #[test]
 fn clients_keep_everything_when_the_engine_is_killed() {
-    survives(Some("kill-engine"));
+    survives("engine", Some(("alpha", "kill-engine")), "beta");
 }
 
 #[test]
 fn clients_keep_everything_when_the_host_is_killed() {
-    survives(Some("kill-host"));
+    survives("host", Some(("alpha", "kill-host")), "beta");
+}
+
+#[test]
+fn clients_notice_nothing_when_the_backup_is_killed() {
+    survives("bhost", Some(("beta", "kill-host")), "alpha");
+}
+
+#[test]
+fn clients_notice_nothing_when_the_backups_guest_is_killed() {
+    survives("bguest", Some(("beta", "kill-guest")), "alpha");
+}
+
+#[test]
+fn clients_notice_nothing_when_the_link_is_cut() {
+    survives("link", Some(("alpha", "cut-link")), "alpha");
+}
+
+#[test]
+fn a_frozen_primary_is_replaced_and_stays_silent_when_it_thaws() {
+    survives("freeze", Some(("alpha", "freeze-host")), "beta");
+}
+
+#[test]
+fn without_an_arbiter_a_primary_that_lost_its_backup_waits_for_a_persons_word() {
+    let config = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(config.path(), "[arbiter]\nkind = \"none\"\n").unwrap();
+    let (rig, address) = Rig::up_with("force", &["--config", config.path().to_str().unwrap()]);
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault("beta", "kill-host");
+    rig.wait_until(|r| r.state("alpha").starts_with("mute"));
+    let force = ["alpha", "--", "/usr/local/bin/ft", "force", "--peer-is-off"];
+    let o = rig.ft("exec").args(force).output().unwrap();
+    assert!(o.status.success(), "{o:?}");
+    rig.expect_all_kept(client);
+    assert_eq!(rig.state("alpha"), "alone");
+}
+
+#[test]
+fn a_service_that_ends_by_itself_ends_on_both_hosts() {
+    let (rig, address) = Rig::up("end");
+    let host = address.split_once(':').unwrap().0;
+    let o = rig.ft("exec").args(["client", "--", "redis-cli", "-h", host, "shutdown", "nosave"]).output().unwrap();
+    assert!(o.status.success(), "{o:?}");
+    for host in ["alpha", "beta"] {
+        rig.wait_until(|r| r.state(host).starts_with("ended"));
+        assert!(rig.state(host).contains('0'), "{}", rig.state(host));
+    }
+}
+
+#[test]
+fn a_backup_that_is_stopped_leaves_and_the_primary_serves_on() {
+    let (rig, address) = Rig::up("stop");
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    // The host's own first process is 1, its engine the first that it started.
+    let o = rig.ft("exec").args(["beta", "--", "sh", "-c", "kill -TERM $(cat /proc/1/task/1/children)"]).output().unwrap();
+    assert!(o.status.success(), "{o:?}");
+    rig.expect_all_kept(client);
+    assert_eq!(rig.primaries(), ["alpha"]);
+    assert_eq!(rig.state("alpha"), "alone");
+    assert!(rig.state("beta").starts_with("ended"));
 }

@@ -5,6 +5,7 @@ use ft_runtime::link::PrivateKey;
 use ft_runtime::failover::arbiter::witness::command as witness;
 use ft_runtime::record::{self, Record};
 use ft_runtime::config::Config;
+use ft_runtime::pair::status::command::{EventsArgs, ForceArgs, StatusArgs};
 use ft_runtime::replay::Replay;
 use ft_runtime::rig::cli::Rig;
 use ft_runtime::start::{EXIT_FT, Error, Show};
@@ -33,6 +34,10 @@ enum Command {
     Replay(ReplayArgs),
     /// What a host of a pair says of itself.
     Status(StatusArgs),
+    /// What has happened on a host of a pair.
+    Events(EventsArgs),
+    /// Have this host serve alone where nothing can decide it: by your word that the other host is off.
+    Force(ForceArgs),
     /// Make this host's key for the link to its peer, and print the public key, which the peer is configured with.
     Keygen(Keygen),
     /// Keep, on a third machine, the record of who serves: the vote that decides between two hosts.
@@ -40,16 +45,6 @@ enum Command {
     /// A pair of hosts on this one machine, to try, test and measure a server.
     #[command(subcommand)]
     Rig(Rig),
-}
-
-#[derive(Args)]
-struct StatusArgs {
-    /// The control socket, as configured.
-    #[arg(long, default_value = "/run/ft/ft.sock")]
-    socket: PathBuf,
-    /// `json`: one line as it comes.
-    #[arg(short, long)]
-    output: Option<String>,
 }
 
 #[derive(Args)]
@@ -151,7 +146,9 @@ fn main() {
 fn run(cli: Cli) -> Result<i32, Error> {
     match cli.command {
         Command::Run(Run { config: Some(file), .. }) => ft_runtime::pair::run::run(&Config::load(&file)?),
-        Command::Status(s) => ft_runtime::pair::status::print(&s.socket, s.output.as_deref() == Some("json")),
+        Command::Status(a) => Ok(a.run().map(|()| 0)?),
+        Command::Events(a) => Ok(a.run().map(|()| 0)?),
+        Command::Force(a) => Ok(a.run().map(|()| 0)?),
         Command::Run(r) => record::solo(&r.guest.command, &Show { trace: r.guest.trace, calls: r.calls }),
         Command::Record(r) => Record {
             output: r.output,

@@ -126,6 +126,10 @@ impl<S: Source> Backup<S> {
                 front.unlisten(listener);
                 Ok(())
             }
+            Act::Option { conn, level, name, value } => {
+                front.option(conn, level, name, value);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -415,7 +419,9 @@ impl<S: Source> Part for Backup<S> {
     fn is_at_log_end(&mut self, core: &Core) -> Result<bool, EngineError> {
         for d in core.live() {
             let ends = self.given[usize::from(d.id.0)].is_some();
-            if ends || d.gone || self.feed.peek(d.id)?.is_some() || !d.waits_for_input() {
+            // A fork child may be far from where it next asks the log; it goes live there, and nobody waits for it.
+            let is_there = d.id != SERVICE || d.waits_for_input();
+            if ends || d.gone || self.feed.peek(d.id)?.is_some() || !is_there {
                 return Ok(false);
             }
             // What it said before it waited was said to a follower's engine: taken for live it would count twice.

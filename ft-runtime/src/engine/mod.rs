@@ -111,6 +111,8 @@ pub enum Ended {
     Stuck(String),
     /// `ft` got this signal while following.
     Interrupted(u8),
+    /// This host has no part in the service any more; why.
+    Left(String),
 }
 
 /// Totals of a run.
@@ -266,7 +268,7 @@ impl Core {
         Some(domain)
     }
 
-    fn kill_all(&self) {
+    pub(crate) fn kill_all(&self) {
         for d in self.live() {
             d.process.kill();
         }

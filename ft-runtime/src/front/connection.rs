@@ -92,6 +92,14 @@ impl Kernel {
     }
 }
 
+/// As for setsockopt(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketOption {
+    pub level: i32,
+    pub name: i32,
+    pub value: i32,
+}
+
 pub struct Connection {
     kernel: Kernel,
     pub peer: SocketAddr,
@@ -121,6 +129,8 @@ pub struct Connection {
     ack_at: Instant,
     ack_step: Duration,
     linger: Option<Linger>,
+    /// While another host has the socket: what the guest set, each option once.
+    options: Vec<SocketOption>,
 
     /// In the front's lists.
     pub in_ready: bool,
@@ -188,6 +198,7 @@ impl Connection {
             ack_at: now,
             ack_step: ACK_STEP_MIN,
             linger: None,
+            options: Vec::new(),
             in_ready: false,
             in_dirty: false,
             in_watch: false,
@@ -470,6 +481,16 @@ impl Connection {
 
     pub fn is_elsewhere(&self) -> bool {
         matches!(self.kernel, Kernel::Elsewhere)
+    }
+
+    /// For the socket that may be made here.
+    pub fn keep_option(&mut self, o: SocketOption) {
+        self.options.retain(|p| (p.level, p.name) != (o.level, o.name));
+        self.options.push(o);
+    }
+
+    pub fn take_options(&mut self) -> Vec<SocketOption> {
+        std::mem::take(&mut self.options)
     }
 
     pub fn inherited(&self) -> Inherited<'_> {

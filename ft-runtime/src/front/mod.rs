@@ -10,7 +10,7 @@ pub mod listener;
 pub mod send_queue;
 
 use crate::engine::EngineError;
-use connection::{Beyond, Connection, Filled, Pumped};
+use connection::{Beyond, Connection, Filled, Pumped, SocketOption};
 use ft_log::entry::{Event, PAYLOAD_BYTES_MAX};
 use ft_log::ids::{ConnId, ListenerId, LogIndex};
 use listener::{Accepted, Bound, Listener};
@@ -20,7 +20,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -258,12 +258,14 @@ impl Front {
     }
 
     pub fn option(&mut self, id: ConnId, level: u16, name: u16, value: i32) {
-        let Some(socket) = self.connections.get(&id).and_then(|c| c.socket()) else { return };
-        let (level, name) = (i32::from(level), i32::from(name));
-        if !is_passed_on(level, name) {
-            tracing::debug!(conn = %id, level, name, value, "socket option not passed on");
-        } else if let Err(e) = crate::engine::sys::set_option(socket.as_fd(), level, name, value) {
-            tracing::debug!(conn = %id, level, name, value, "socket option refused by the kernel: {e}");
+        let Some(c) = self.connections.get_mut(&id) else { return };
+        let option = SocketOption { level: i32::from(level), name: i32::from(name), value };
+        if !is_passed_on(option.level, option.name) {
+            tracing::debug!(conn = %id, ?option, "socket option not passed on");
+        } else if let Some(socket) = c.socket() {
+            option.set(id, socket.as_fd());
+        } else if c.is_elsewhere() {
+            c.keep_option(option);
         }
     }
 
@@ -398,6 +400,9 @@ impl Front {
             .add(&socket, EpollEvent::new(flags, Token::Connection(id).encode()))
             .map_err(|e| EngineError::system("watching a connection", e))?;
         if let Some(c) = self.connections.get_mut(&id) {
+            for o in c.take_options() {
+                o.set(id, socket.as_fd());
+            }
             c.came_here(socket, written, fin_sent, now);
             Self::queue(&mut self.ready, c, id);
             if c.wants_acks() && !std::mem::replace(&mut c.in_watch, true) {
@@ -628,6 +633,14 @@ impl Front {
         let watch = self.watch.iter().filter_map(|id| self.connections.get(id)).map(Connection::ack_at).min();
         let linger = self.lingering.peek().map(|Reverse((at, _))| *at);
         [watch, linger, self.accept_again].into_iter().flatten().min()
+    }
+}
+
+impl SocketOption {
+    fn set(self, id: ConnId, socket: BorrowedFd) {
+        if let Err(e) = crate::engine::sys::set_option(socket, self.level, self.name, self.value) {
+            tracing::debug!(conn = %id, option = ?self, "socket option refused by the kernel: {e}");
+        }
     }
 }
 

@@ -18,6 +18,8 @@ use std::time::Instant;
 /// Who must have the log before its consequences may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
+    /// Nothing more leaves than what was let go before.
+    Held,
     /// The backup's engine.
     Backup,
     /// Nobody: this host is the only one in the set, and the arbiter knows.
@@ -37,8 +39,13 @@ pub struct InputMark {
 /// The primary's end of the log.
 pub struct Outgoing {
     pub link: Option<Link>,
+    /// The peer follows this log: entries are sent.
+    pub is_followed: bool,
     pub progress: Progress,
-    pub rule: Rule,
+    rule: Rule,
+    had_backup: bool,
+    /// What some rule has let go: no later one takes it back.
+    released: LogIndex,
     received: HashMap<ConnId, u64>,
     marks: VecDeque<InputMark>,
     /// Bytes of entries, before the link seals them.
@@ -48,10 +55,43 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    pub fn new(link: Option<Link>, rule: Rule, start: LogIndex) -> Self {
+    /// A log whose first entry comes after `start`; nothing leaves yet.
+    pub fn new(link: Option<Link>, is_followed: bool, start: LogIndex) -> Self {
         let mut progress = Progress::new();
         progress.begin_at(start);
-        Self { link, progress, rule, received: HashMap::new(), marks: VecDeque::new(), bytes: 0, stamps: VecDeque::new() }
+        Self {
+            link,
+            is_followed,
+            progress,
+            rule: Rule::Held,
+            had_backup: false,
+            released: start,
+            received: HashMap::new(),
+            marks: VecDeque::new(),
+            bytes: 0,
+            stamps: VecDeque::new(),
+        }
+    }
+
+    pub fn set_rule(&mut self, rule: Rule) {
+        self.released = self.committed();
+        self.had_backup |= rule == Rule::Backup;
+        self.rule = rule;
+    }
+
+    /// Output has waited for a backup.
+    pub fn had_backup(&self) -> bool {
+        self.had_backup
+    }
+
+    /// The peer is given no more of it.
+    pub fn end_following(&mut self) {
+        self.is_followed = false;
+        self.stamps.clear();
+    }
+
+    pub fn rule(&self) -> Rule {
+        self.rule
     }
 
     pub fn send(&mut self, kind: u8, head: &[u8], payload: &[u8]) {
@@ -60,17 +100,24 @@ impl Outgoing {
         }
     }
 
+    fn send_entry(&mut self, kind: u8, head: &[u8], payload: &[u8]) {
+        if self.is_followed {
+            self.send(kind, head, payload);
+        }
+    }
+
     /// Output caused by entries up to here may leave.
     pub fn committed(&self) -> LogIndex {
         match self.rule {
-            Rule::Backup => self.progress.committed(),
+            Rule::Held => self.released,
+            Rule::Backup => self.progress.committed().max(self.released),
             Rule::Alone => self.progress.appended(),
         }
     }
 
     /// One more entry that isn't a domain's.
     pub fn append_birth(&mut self, bytes: &[u8]) -> LogIndex {
-        self.send(kind::BIRTH, &[], bytes);
+        self.send_entry(kind::BIRTH, &[], bytes);
         self.count(bytes.len())
     }
 
@@ -79,7 +126,7 @@ impl Outgoing {
         let index = self.progress.append();
         // One stamp in a while is enough to know how old the oldest is.
         const STAMP_EVERY: u64 = 64;
-        if self.stamps.is_empty() || index.0.is_multiple_of(STAMP_EVERY) {
+        if self.is_followed && (self.stamps.is_empty() || index.0.is_multiple_of(STAMP_EVERY)) {
             self.stamps.push_back((index, Instant::now()));
         }
         index
@@ -136,11 +183,11 @@ impl Log for PairLog {
         let n = w.len();
         if head.len() <= HEADER_BYTES_MAX {
             h[n..n + head.len()].copy_from_slice(head);
-            out.send(kind::ENTRY, &h[..n + head.len()], payload);
+            out.send_entry(kind::ENTRY, &h[..n + head.len()], payload);
         } else {
             // An entry that the guest made comes whole as the head.
             debug_assert!(payload.is_empty());
-            out.send(kind::ENTRY, &h[..n], head);
+            out.send_entry(kind::ENTRY, &h[..n], head);
         }
         let index = out.count(n + head.len() + payload.len());
         if domain.0 == 0 && head.len() <= HEADER_BYTES_MAX {

@@ -1,6 +1,8 @@
 //! What the engines of a pair say to each other over the link. Entries and births are numbered by their order;
 //! everything else is not of the log.
 
+use crate::failover::Message;
+use crate::failover::message::{Drop, Hello, Preferred, Role, Yield};
 use ft_log::codec::{DecodeError, Reader, Writer};
 use ft_log::ids::{ConnId, DomainId, LogIndex, Term};
 
@@ -23,6 +25,8 @@ pub mod kind {
     pub const READY: u8 = 8;
     /// The sender leaves; text says why.
     pub const BYE: u8 = 9;
+    /// Who serves: see `failover`. In order with the log.
+    pub const ROLE: u8 = 10;
 }
 
 /// Room for the head of any message here.
@@ -84,9 +88,157 @@ pub fn decode_conn(b: &[u8]) -> Result<ConnId, DecodeError> {
     Ok(c)
 }
 
+const NOTHING: [u64; 2] = [0; 2];
+
+/// A tag and two numbers, whatever the message.
+pub fn encode_role(m: &Message, w: &mut Writer) {
+    let (tag, numbers) = match *m {
+        Message::Hello(Hello { role, term }) => {
+            let role = match role {
+                Role::Empty { prefers: Preferred::Primary } => 0,
+                Role::Empty { prefers: Preferred::Backup } => 1,
+                Role::Joining => 2,
+                Role::Backup => 3,
+                Role::Taking => 4,
+                Role::Primary { waits: true } => 5,
+                Role::Primary { waits: false } => 6,
+                Role::Yielding => 7,
+                Role::Failed => 8,
+            };
+            (0, [role, term.0])
+        }
+        Message::Ping { nonce } => (1, [nonce, 0]),
+        Message::Pong { nonce } => (2, [nonce, 0]),
+        Message::Adding { term, nonce } => (3, [term.0, nonce]),
+        Message::Ready { nonce } => (4, [nonce, 0]),
+        Message::InSync { term } => (5, [term.0, 0]),
+        Message::TakeOver { term, why } => {
+            let why = match why {
+                Yield::GuestDied => 0,
+                Yield::Diverged => 1,
+                Yield::ServiceNetLost => 2,
+                Yield::Shutdown => 3,
+            };
+            (6, [term.0, why])
+        }
+        Message::CannotTakeOver { term } => (7, [term.0, 0]),
+        Message::DropOut { why } => (8, [drop_code(why), 0]),
+        Message::Dismissed { why } => (9, [drop_code(why), 0]),
+    };
+    w.u8(tag);
+    numbers.into_iter().for_each(|n| w.uint(n));
+}
+
+fn drop_code(d: Drop) -> u64 {
+    match d {
+        Drop::GuestDied => 0,
+        Drop::Diverged => 1,
+        Drop::Shutdown => 2,
+    }
+}
+
+fn drop_of(code: u64) -> Result<Drop, DecodeError> {
+    Ok(match code {
+        0 => Drop::GuestDied,
+        1 => Drop::Diverged,
+        2 => Drop::Shutdown,
+        n => return Err(unknown(n)),
+    })
+}
+
+fn unknown(n: u64) -> DecodeError {
+    DecodeError::Unknown(u8::try_from(n).unwrap_or(u8::MAX))
+}
+
+pub fn decode_role(b: &[u8]) -> Result<Message, DecodeError> {
+    let mut r = Reader::new(b);
+    let tag = r.u8()?;
+    let mut numbers = NOTHING;
+    for n in &mut numbers {
+        *n = r.uint()?;
+    }
+    r.end()?;
+    let [first, second] = numbers;
+    Ok(match tag {
+        0 => {
+            let role = match first {
+                0 => Role::Empty { prefers: Preferred::Primary },
+                1 => Role::Empty { prefers: Preferred::Backup },
+                2 => Role::Joining,
+                3 => Role::Backup,
+                4 => Role::Taking,
+                5 => Role::Primary { waits: true },
+                6 => Role::Primary { waits: false },
+                7 => Role::Yielding,
+                8 => Role::Failed,
+                n => return Err(unknown(n)),
+            };
+            Message::Hello(Hello { role, term: Term(second) })
+        }
+        1 => Message::Ping { nonce: first },
+        2 => Message::Pong { nonce: first },
+        3 => Message::Adding { term: Term(first), nonce: second },
+        4 => Message::Ready { nonce: first },
+        5 => Message::InSync { term: Term(first) },
+        6 => {
+            let why = match second {
+                0 => Yield::GuestDied,
+                1 => Yield::Diverged,
+                2 => Yield::ServiceNetLost,
+                3 => Yield::Shutdown,
+                n => return Err(unknown(n)),
+            };
+            Message::TakeOver { term: Term(first), why }
+        }
+        7 => Message::CannotTakeOver { term: Term(first) },
+        8 => Message::DropOut { why: drop_of(first)? },
+        9 => Message::Dismissed { why: drop_of(first)? },
+        n => return Err(unknown(n.into())),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_of_roles_comes_back_and_nothing_else_does() {
+        let hello = |role| Message::Hello(Hello { role, term: Term(9) });
+        let mut all = vec![
+            hello(Role::Empty { prefers: Preferred::Primary }),
+            hello(Role::Empty { prefers: Preferred::Backup }),
+            hello(Role::Joining),
+            hello(Role::Backup),
+            hello(Role::Taking),
+            hello(Role::Primary { waits: true }),
+            hello(Role::Primary { waits: false }),
+            hello(Role::Yielding),
+            hello(Role::Failed),
+            Message::Ping { nonce: 1 },
+            Message::Pong { nonce: 1 << 50 },
+            Message::Adding { term: Term(3), nonce: 4 },
+            Message::Ready { nonce: 4 },
+            Message::InSync { term: Term(5) },
+            Message::CannotTakeOver { term: Term(6) },
+        ];
+        let yields = [Yield::GuestDied, Yield::Diverged, Yield::ServiceNetLost, Yield::Shutdown];
+        all.extend(yields.map(|why| Message::TakeOver { term: Term(2), why }));
+        for why in [Drop::GuestDied, Drop::Diverged, Drop::Shutdown] {
+            all.extend([Message::DropOut { why }, Message::Dismissed { why }]);
+        }
+        for m in all {
+            let mut b = [0; HEAD_BYTES];
+            let mut w = Writer::new(&mut b);
+            encode_role(&m, &mut w);
+            let n = w.len();
+            assert_eq!(decode_role(&b[..n]), Ok(m));
+            assert!(decode_role(&b[..n - 1]).is_err());
+            assert!(decode_role(&b[..=n]).is_err());
+        }
+        for wrong in [[10, 0, 0], [0, 9, 0], [6, 0, 4], [8, 3, 0]] {
+            assert!(decode_role(&wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn heartbeats_come_back_and_nothing_else_does() {

@@ -1,11 +1,13 @@
-//! One host of a pair: its guest leads or follows, the link carries the log, and who may speak is decided here.
+//! One host of a pair: its guest leads or follows, the link carries the log, and the failover machine decides who speaks.
 //!
-//! There is no arbiter yet. So that two hosts never speak at once without one, only the backup may go on alone: a primary
-//! that loses its backup falls silent (its lease runs out before the backup may open its own gate) and says so.
+//! [`run`] brings it up, [`decider`] asks the machine, [`acts`] does what it says; the rest of what happens is here.
 //!
 //! Laws: nothing of the guest leaves before the backup's engine holds what caused it, or before this host is alone by
-//! right; what came over the link is acknowledged on receipt; a host that has taken over never follows again.
+//! right; what came over the link is acknowledged on receipt, unless this host has begun to take over; what the machine
+//! wants done is done in its order, before the next event.
 
+mod acts;
+pub mod decider;
 pub mod log;
 pub mod message;
 pub mod run;
@@ -16,28 +18,40 @@ use crate::engine::backup::Backup;
 use crate::engine::feed::Feed;
 use crate::engine::primary::Primary;
 use crate::engine::{Core, Ended, EngineError, Part, Stats};
+use crate::failover::action::{Acks, Lease};
+use crate::failover::config::Timing;
+use crate::failover::event::{Blame, Command, LinkEnd};
+use crate::failover::{self, Kind};
 use crate::front::{Deed, Front, Token};
 use crate::gate::boot_time::BootTime;
-use crate::link::Link;
+use crate::link::{Link, LinkError};
+use decider::Decider;
 use ft_log::codec::Writer;
 use ft_log::entry::{ClockSample, Entry, Event};
-use ft_log::ids::{ConnId, DomainId, LogIndex, Term};
+use ft_log::ids::{ConnId, DomainId, LogIndex};
 use log::{LinkSource, Outgoing, PairLog, Rule};
 use message::{HEAD_BYTES, Heartbeat, kind};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-use status::{Shown, StatusBoard};
-use world::{BIRTH_BYTES_MAX, World};
+use status::{Order, Progress, Shown, StatusBoard};
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::io;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use world::{BIRTH_BYTES_MAX, World};
 
 /// Tokens of the pair's descriptors.
 const TOKEN_LINK: u32 = 0;
 const TOKEN_GATE: u32 = 1;
-/// Heartbeats per longest silence: one lost or late is no silence.
-const HEARTBEATS_PER_SILENCE: u32 = 4;
+const TOKEN_ARBITER: u32 = 2;
+/// A link without a sign of life for so many silences is given up; by then the failover machine has decided.
+const SILENCES_MAX: u32 = 5;
+/// Own heartbeats that are remembered until they come back.
+const HEARTBEATS_MAX: usize = 1024;
+const SERVICE: DomainId = DomainId(0);
+/// A backup that lags slows the primary; one that lags this many times longer than that is given up.
+const LAG_TIMES_MAX: u32 = 10;
 
 /// What the guest does.
 enum Role {
@@ -54,23 +68,34 @@ impl Role {
     }
 }
 
-/// How this host stands to the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stand {
-    /// Both have the log; output waits for the backup.
-    Protected,
-    /// The other host is gone and the guest here has not caught up with the log yet.
-    TakingOver,
-    /// This host has taken over; there is no other any more.
-    Alone,
-    /// This host led and can't reach the other, which may have taken over: it says nothing more.
-    Mute,
-}
-
 pub struct Settings {
-    pub silence: Duration,
+    pub timing: Timing,
     pub lag_bytes_max: usize,
     pub lag_max: Duration,
+    pub peer: String,
+}
+
+impl Settings {
+    fn heartbeat(&self) -> Duration {
+        Duration::from_millis(self.timing.heartbeat_ms)
+    }
+
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.timing.lease_ms)
+    }
+}
+
+/// What a pair's engine begins with.
+pub(crate) struct Beginning {
+    /// With the peer; `None`: this host starts the service without it.
+    pub link: Option<Link>,
+    /// The guest leads; else it follows the peer's.
+    pub leads: bool,
+    pub decider: Decider,
+    pub settings: Settings,
+    pub board: StatusBoard,
+    /// `None`: the service has no virtual address.
+    pub world: Option<World>,
 }
 
 /// What the last entries said of the domain's clock, and when they came.
@@ -81,85 +106,119 @@ struct HeardClock {
 }
 
 pub(crate) struct Pair {
+    /// `None` only while it changes.
     role: Option<Role>,
-    stand: Stand,
-    term: Term,
+    decider: Decider,
     settings: Settings,
+    board: StatusBoard,
+    shown: Option<(Kind, u64)>,
     out: Rc<RefCell<Outgoing>>,
+    link_ready: bool,
+    /// Leading: the peer's guest was started with ours and has had all of the log.
+    peer_has_all: bool,
+
+    // Following.
     source: LinkSource,
-    /// Log received while following.
     received: LogIndex,
     acknowledged: LogIndex,
     clock: Option<HeardClock>,
-    link_ready: bool,
-    heard_at: Instant,
-    heartbeat_at: Instant,
-    board: StatusBoard,
-    peer_point: u64,
+    acks: Acks,
+    /// What still comes of the peer's log doesn't count.
+    log_is_over: bool,
+    /// The guest does what the log still has; then this host is ready to take over.
+    is_replaying: bool,
+    /// Connections that the guest hears of when it goes live.
+    young: Vec<Event<'static>>,
+
+    // Speaking.
     world: Option<World>,
-    /// Own heartbeats sent, and when; the last heard of the other.
+    lease: Lease,
+    is_open: bool,
+    heard_at: Instant,
+    /// Own heartbeats sent, and when; the last heard of the other, and the last it was told of.
     heartbeats: VecDeque<(u64, BootTime)>,
+    heartbeat_at: Instant,
     last_seq: u64,
     heard_seq: u64,
+    echoed_seq: u64,
+    turned_at: BootTime,
+
+    // Ending.
+    guest_gone: bool,
+    /// Nobody goes on with the service; its clients are told by the closing of their connections.
+    is_leaving: bool,
+    diverged: Option<String>,
+    interrupted: Option<u8>,
+    /// The machine's last word.
+    reason: String,
+    /// The service ended by itself, here as in the log.
+    over: Option<Ended>,
     ended: Option<Ended>,
 }
 
 impl Pair {
-    fn new(
-        epoll: &Rc<Epoll>,
-        link: Link,
-        leads: bool,
-        term: Term,
-        settings: Settings,
-        board: StatusBoard,
-        mut world: Option<World>,
-    ) -> Result<Self, EngineError> {
-        if let Some(w) = &mut world {
-            epoll
-                .add(w.fd(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Pair(TOKEN_GATE).encode()))
-                .map_err(|e| EngineError::system("watching the gate", e))?;
-            if leads {
-                w.begin_to_lead()?;
-            }
+    fn new(epoll: &Rc<Epoll>, b: Beginning) -> Result<Self, EngineError> {
+        let watch = |fd, flags, token| epoll.add(fd, EpollEvent::new(flags, Token::Pair(token).encode()));
+        if let Some(w) = &b.world {
+            // By edges: a backup leaves in the queue what its kernel would send, and must not be woken for it for ever.
+            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+            watch(w.fd(), flags, TOKEN_GATE).map_err(|e| EngineError::system("watching the gate", e))?;
         }
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        epoll
-            .add(link.fd(), EpollEvent::new(flags, Token::Pair(TOKEN_LINK).encode()))
-            .map_err(|e| EngineError::system("watching the link", e))?;
-        let out = Rc::new(RefCell::new(Outgoing::new(Some(link), Rule::Backup, LogIndex(0))));
+        if let Some(fd) = b.decider.fd() {
+            watch(fd, EpollFlags::EPOLLIN, TOKEN_ARBITER).map_err(|e| EngineError::system("watching the arbiter", e))?;
+        }
+        if let Some(l) = &b.link {
+            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+            watch(l.fd(), flags, TOKEN_LINK).map_err(|e| EngineError::system("watching the link", e))?;
+        }
+        let peer_has_all = b.leads && b.link.is_some();
+        let out = Rc::new(RefCell::new(Outgoing::new(b.link, peer_has_all, LogIndex(0))));
         let source = LinkSource::default();
-        let role = if leads {
+        let mut decider = b.decider;
+        let role = if b.leads {
             let mut primary = Primary::new(epoll.clone(), Box::new(PairLog(out.clone())));
             primary.front().watched = true;
+            decider.tell(failover::Event::GuestStarted);
             Role::Leading(Box::new(primary))
         } else {
             let feed = Feed::new(source.clone());
             Role::Following(Box::new(Backup::that_may_go_live(feed, Front::new(epoll.clone()))))
         };
-        let now = Instant::now();
-        let mut pair = Self {
+        Ok(Self {
             role: Some(role),
-            stand: Stand::Protected,
-            term,
-            settings,
+            decider,
+            settings: b.settings,
+            board: b.board,
+            shown: None,
             out,
+            link_ready: true,
+            peer_has_all,
             source,
             received: LogIndex(0),
             acknowledged: LogIndex(0),
             clock: None,
-            link_ready: true,
-            heard_at: now,
-            heartbeat_at: now,
-            board,
-            peer_point: 0,
-            world,
+            acks: Acks::On,
+            log_is_over: false,
+            is_replaying: false,
+            young: Vec::new(),
+            world: b.world,
+            lease: Lease::Expire,
+            is_open: false,
+            heard_at: Instant::now(),
             heartbeats: VecDeque::new(),
+            heartbeat_at: Instant::now(),
             last_seq: 0,
             heard_seq: 0,
+            echoed_seq: 0,
+            turned_at: BootTime::now(),
+            guest_gone: false,
+            is_leaving: false,
+            diverged: None,
+            interrupted: None,
+            reason: String::new(),
+            over: None,
             ended: None,
-        };
-        pair.show();
-        Ok(pair)
+        })
     }
 
     fn role(&mut self) -> &mut Role {
@@ -170,15 +229,34 @@ impl Pair {
         matches!(self.role, Some(Role::Leading(_)))
     }
 
+    fn has_link(&self) -> bool {
+        self.out.borrow().link.is_some()
+    }
+
     fn show(&mut self) {
-        let (role, state) = match (self.leads(), self.stand) {
-            (true, Stand::Protected) => ("primary", "protected"),
-            (true, Stand::Mute) => ("mute", "mute: the backup can't be reached"),
-            (true, _) => ("primary", "alone"),
-            (false, Stand::Protected) => ("backup", "protected"),
-            (false, _) => ("claiming", "taking over"),
+        let now = (self.decider.kind(), self.decider.term().0);
+        if self.shown.replace(now) != Some(now) {
+            self.board.set(Shown::of(now.0, now.1));
+        }
+    }
+
+    fn show_progress(&mut self, now: Instant) {
+        let mut out = self.out.borrow_mut();
+        let lag = out.lag_since().map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let (appended, acknowledged) = match self.role {
+            Some(Role::Leading(_)) => (out.progress.appended(), out.progress.committed()),
+            _ => (self.received, self.acknowledged),
         };
-        self.board.set(Shown { role, state, term: self.term.0 });
+        let (link_sent_bytes, link_received_bytes) = out.link.as_ref().map_or((0, 0), Link::wire_bytes);
+        self.board.set_progress(Progress {
+            appended: appended.0,
+            acknowledged: acknowledged.0,
+            lag_ms: lag.as_millis() as u64,
+            log_bytes: out.bytes,
+            queued_bytes: out.link.as_ref().map_or(0, Link::queued_bytes) as u64,
+            link_sent_bytes,
+            link_received_bytes,
+        });
     }
 
     // The link.
@@ -189,75 +267,88 @@ impl Pair {
         }
         let Some(mut link) = self.out.borrow_mut().link.take() else { return Ok(()) };
         let mut wrong = None;
+        let mut goodbye = None;
         let result = link.on_ready().and_then(|()| {
-            link.recv(&mut |kind, body| {
-                self.heard_at = now;
-                match self.message(kind, body, now) {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(e) => {
-                        wrong = Some(e);
-                        ControlFlow::Break(())
-                    }
+            link.recv(&mut |kind, body| match self.message(kind, body, now) {
+                Ok(None) => ControlFlow::Continue(()),
+                Ok(Some(text)) => {
+                    goodbye = Some(text);
+                    ControlFlow::Break(())
+                }
+                Err(e) => {
+                    wrong = Some(e);
+                    ControlFlow::Break(())
                 }
             })
         });
-        let more = link.pending();
-        self.link_ready = more;
+        self.link_ready = link.pending();
         self.out.borrow_mut().link = Some(link);
         if let Some(e) = wrong {
             return Err(e);
         }
-        if let Err(e) = result {
-            self.lose_peer(&e.to_string());
+        match (goodbye, result) {
+            (Some(text), _) => self.lose_link(LinkEnd::Closed, &format!("it says goodbye: {text}")),
+            (None, Err(e)) => self.lose_link(end_of(&e), &e.to_string()),
+            (None, Ok(())) => {}
         }
         Ok(())
     }
 
-    fn message(&mut self, kind: u8, body: &[u8], now: Instant) -> Result<(), EngineError> {
+    /// `Some`: the peer leaves, and why.
+    fn message(&mut self, kind: u8, body: &[u8], now: Instant) -> Result<Option<String>, EngineError> {
         let foreign = |e: ft_log::codec::DecodeError| EngineError::Peer(format!("message {kind}: {e}"));
+        // A former primary may go on with its log for a moment; so may a former backup with its acknowledgements.
+        let follows = !self.leads() && !self.log_is_over;
         match kind {
-            kind::ENTRY => {
+            kind::ENTRY if follows => {
                 let (d, entry) = message::decode_entry(body).map_err(foreign)?;
                 self.received = self.received.next();
-                self.follow(d, entry, now)
+                self.follow(d, entry, now)?;
             }
-            kind::ACK => {
-                let index = message::decode_index(body).map_err(foreign)?;
-                if !self.out.borrow_mut().progress.commit(index) {
-                    return Err(EngineError::Peer(format!("it acknowledges entry {index}, which was never sent")));
-                }
-                Ok(())
-            }
-            kind::GONE => {
-                let conn = message::decode_conn(body).map_err(foreign)?;
-                let Some(Role::Following(b)) = &mut self.role else { return Ok(()) };
-                let Some(front) = b.front() else { return Ok(()) };
-                if let (Some(w), Some(c)) = (&mut self.world, front.get(conn)) {
-                    w.forget(c.peer, c.local);
-                }
-                front.gone_elsewhere(conn);
-                Ok(())
-            }
-            kind::BIRTH => {
+            kind::BIRTH if follows => {
                 self.received = self.received.next();
                 let birth = world::decode_birth(body).map_err(foreign)?;
                 if let Some(w) = &mut self.world {
                     w.heard(birth, now);
                 }
-                Ok(())
             }
+            kind::GONE if follows => {
+                let conn = message::decode_conn(body).map_err(foreign)?;
+                if let Some(Role::Following(b)) = &mut self.role
+                    && let Some(front) = b.front()
+                {
+                    if let (Some(w), Some(c)) = (&mut self.world, front.get(conn)) {
+                        w.forget(c.peer, c.local);
+                    }
+                    front.gone_elsewhere(conn);
+                }
+            }
+            kind::ACK if self.leads() => {
+                let index = message::decode_index(body).map_err(foreign)?;
+                let mut out = self.out.borrow_mut();
+                if out.is_followed && !out.progress.commit(index) {
+                    return Err(EngineError::Peer(format!("it acknowledges entry {index}, which was never sent")));
+                }
+            }
+            kind::ENTRY | kind::BIRTH | kind::GONE | kind::ACK => {}
             kind::HEARTBEAT => {
                 let h = Heartbeat::decode(body).map_err(foreign)?;
-                self.peer_point = h.point;
                 self.heard_seq = h.seq;
-                self.renew_lease(h.echo)
+                self.heard_at = now;
+                self.decider.tell(failover::Event::HeartbeatSeen { service_ok: true });
+                if self.leads() && self.peer_has_all && self.decider.kind() == Kind::PrimaryAlone {
+                    self.decider.tell(failover::Event::PeerCaughtUp);
+                }
+                self.renew_lease(h.echo)?;
             }
-            kind::BYE => {
-                self.lose_peer(&format!("it says goodbye: {}", String::from_utf8_lossy(body)));
-                Ok(())
+            kind::ROLE => {
+                let m = message::decode_role(body).map_err(foreign)?;
+                self.decider.tell(failover::Event::Peer(m));
             }
-            k => Err(EngineError::Peer(format!("message of unknown kind {k}"))),
+            kind::BYE => return Ok(Some(String::from_utf8_lossy(body).into_owned())),
+            k => return Err(EngineError::Peer(format!("message of unknown kind {k}"))),
         }
+        Ok(None)
     }
 
     /// One entry of the primary's log.
@@ -265,11 +356,11 @@ impl Pair {
         let wrong = |why: String| EngineError::Peer(format!("entry for domain {d}: {why}"));
         let decoded = Entry::decode(entry).map_err(|e| wrong(e.to_string()))?;
         if let Entry::Applied(a) = &decoded
-            && d.0 == 0
+            && d == SERVICE
         {
             self.clock = Some(HeardClock { sample: a.clock, at: now });
         }
-        if let (Entry::Event(e), true) = (&decoded, d.0 == 0)
+        if let (Entry::Event(e), true) = (&decoded, d == SERVICE)
             && let Role::Following(b) = self.role()
             && let Some(front) = b.front()
         {
@@ -281,36 +372,72 @@ impl Pair {
         Ok(())
     }
 
-    /// A slow backup slows the primary first, before anything grows without bound.
-    fn is_backup_behind(&mut self, now: Instant) -> bool {
-        let mut out = self.out.borrow_mut();
-        let queued = out.link.as_ref().map_or(0, Link::queued_bytes);
-        let late = out.rule == Rule::Backup
-            && out.lag_since().is_some_and(|at| now.saturating_duration_since(at) > self.settings.lag_max);
-        queued > self.settings.lag_bytes_max || late
+    fn lose_link(&mut self, end: LinkEnd, why: &str) {
+        if self.out.borrow_mut().link.take().is_none() {
+            return;
+        }
+        tracing::warn!("the link to {} is gone: {why}", self.settings.peer);
+        self.board.event(&format!("link lost: {why}"));
+        if !self.leads() && matches!(self.decider.kind(), Kind::Starting | Kind::Joining) {
+            let left = format!("{} went before this host had all of the service's state: {why}", self.settings.peer);
+            self.ended.get_or_insert(Ended::Left(left));
+        }
+        self.decider.tell(failover::Event::LinkDown(end));
+    }
+
+    fn flush(&mut self) {
+        let failed = match self.out.borrow_mut().link.as_mut().map(Link::flush) {
+            Some(Err(e)) => Some(e),
+            _ => None,
+        };
+        if let Some(e) = failed {
+            self.lose_link(end_of(&e), &e.to_string());
+        }
     }
 
     fn send_acks(&mut self) {
-        if self.acknowledged == self.received {
+        if self.leads() || self.acks == Acks::Off || self.acknowledged == self.received {
             return;
         }
         self.acknowledged = self.received;
+        self.send_number(kind::ACK, self.received.0);
+    }
+
+    fn send_number(&mut self, kind: u8, number: u64) {
         let mut head = [0; HEAD_BYTES];
         let mut w = Writer::new(&mut head);
-        w.uint(self.received.0);
+        w.uint(number);
         let n = w.len();
-        self.out.borrow_mut().send(kind::ACK, &head[..n], &[]);
+        self.out.borrow_mut().send(kind, &head[..n], &[]);
     }
 
     fn send_heartbeat(&mut self, core: &Core, now: Instant) {
         if now < self.heartbeat_at {
             return;
         }
-        self.heartbeat_at = now + self.settings.silence / HEARTBEATS_PER_SILENCE;
-        let index = if self.leads() { self.out.borrow().progress.appended() } else { self.received };
+        self.heartbeat_at = now + self.settings.heartbeat();
+        self.show_progress(now);
+        if let Some(Order::Force) = self.board.take_order() {
+            self.decider.tell(failover::Event::Operator(Command::Force));
+        }
+        if !self.has_link() {
+            return;
+        }
+        if self.acks == Acks::On {
+            self.echoed_seq = self.heard_seq;
+        }
         self.last_seq += 1;
+        if self.heartbeats.len() == HEARTBEATS_MAX {
+            self.heartbeats.pop_front();
+        }
         self.heartbeats.push_back((self.last_seq, BootTime::now()));
-        let h = Heartbeat { term: self.term, index, point: core.points(), seq: self.last_seq, echo: self.heard_seq };
+        let h = Heartbeat {
+            term: self.decider.term(),
+            index: if self.leads() { self.out.borrow().progress.appended() } else { self.received },
+            point: core.points(),
+            seq: self.last_seq,
+            echo: self.echoed_seq,
+        };
         let mut head = [0; HEAD_BYTES];
         let mut w = Writer::new(&mut head);
         h.encode(&mut w);
@@ -324,105 +451,57 @@ impl Pair {
         while self.heartbeats.front().is_some_and(|(seq, _)| *seq <= echo) {
             sent = self.heartbeats.pop_front();
         }
-        let (Some((_, at)), Some(w), true) = (sent, &mut self.world, self.stand == Stand::Protected) else { return Ok(()) };
-        if matches!(self.role, Some(Role::Leading(_))) { w.renew(at) } else { Ok(()) }
+        let (Some((_, at)), true, Lease::ByPeer) = (sent, self.is_open, self.lease) else { return Ok(()) };
+        self.world.as_mut().map_or(Ok(()), |w| w.renew(at))
     }
 
-    fn flush(&mut self) {
-        let failed = match self.out.borrow_mut().link.as_mut().map(Link::flush) {
-            Some(Err(e)) => Some(e),
-            _ => None,
+    /// A slow backup slows the primary first, before anything grows without bound.
+    fn is_backup_behind(&mut self, now: Instant) -> bool {
+        let mut out = self.out.borrow_mut();
+        let queued = out.link.as_ref().map_or(0, Link::queued_bytes);
+        let lag = match out.rule() {
+            Rule::Backup => out.lag_since().map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
+            Rule::Alone | Rule::Held => Duration::ZERO,
         };
-        if let Some(e) = failed {
-            self.lose_peer(&e.to_string());
+        drop(out);
+        if lag > self.settings.lag_max * LAG_TIMES_MAX {
+            self.decider.tell(failover::Event::PeerLags);
         }
-    }
-
-    fn watch_silence(&mut self, now: Instant) -> Result<(), EngineError> {
-        let silent = |p: &Self| {
-            p.stand == Stand::Protected && now.saturating_duration_since(p.heard_at) > p.settings.silence
-        };
-        if silent(self) {
-            // Perhaps it was this engine that stood still, and the other's words wait to be read.
-            self.link_ready = true;
-            self.receive(now)?;
-        }
-        if silent(self) {
-            let ms = now.saturating_duration_since(self.heard_at).as_millis();
-            self.lose_peer(&format!("silent for {ms} ms"));
-        }
-        Ok(())
+        queued > self.settings.lag_bytes_max || lag > self.settings.lag_max
     }
 
     // Who speaks.
 
-    fn lose_peer(&mut self, why: &str) {
-        if self.stand != Stand::Protected {
-            return;
-        }
-        self.out.borrow_mut().link = None;
-        if self.leads() {
-            tracing::error!("the backup is gone ({why}): this host may not speak alone and falls silent");
-            self.board.event(&format!("backup lost: {why}; mute"));
-            self.stand = Stand::Mute;
-        } else {
-            tracing::warn!("the primary is gone ({why}): taking over");
-            self.board.event(&format!("primary lost: {why}; taking over"));
-            self.stand = Stand::TakingOver;
-            self.term = self.term.next();
-        }
-        self.show();
-    }
-
-    /// The guest has caught up with the log, and the log has ended.
-    fn take_over(&mut self, core: &mut Core, now: Instant) -> Result<(), EngineError> {
-        let clock = self.clock.map_or(0, |c| {
-            c.sample.monotonic_ns + now.saturating_duration_since(c.at).as_nanos() as u64
-        });
-        let out = Rc::new(RefCell::new(Outgoing::new(None, Rule::Alone, self.received)));
-        let Some(Role::Following(backup)) = self.role.take() else { unreachable!("only a backup takes over") };
-        let mut primary = backup.go_live(core, Box::new(PairLog(out.clone())), clock)?;
-        self.out = out;
-        self.board.event("replayed");
-        if let Some(w) = &mut self.world {
-            self.board.event("claimed");
-            let mut young = Vec::new();
-            let adopt = |front: &mut Front, b: &crate::takeover::tcp_repair::Birth| {
-                let listener = front.listener_for(b.local)?;
-                let conn = front.adopt_elsewhere(b.client, b.local, now);
-                young.push(Event::Accept { listener, conn, peer: b.client, local: b.local });
-                Some(conn)
-            };
-            for (conn, c) in primary.front().elsewhere() {
-                self.out.borrow_mut().begin_input(conn, c.inherited().received);
+    /// Asks the machine about all that happened.
+    fn decide(&mut self, core: &mut Core, now: Instant) -> Result<(), EngineError> {
+        while self.ended.is_none()
+            && !self.is_leaving
+            && let Some(actions) = self.decider.next()
+        {
+            for action in actions {
+                if let Some(action) = self.decider.act(action) {
+                    self.act(core, action, now)?;
+                }
             }
-            let r = w.take_over(primary.front(), adopt, now)?;
-            for e in young {
-                primary.unlogged_event(core, DomainId(0), &e)?;
+            if self.decider.kind() == Kind::Failed {
+                self.end(core);
             }
-            self.board.event(&format!("sockets restored: {} ({} half open, {} lost); address up", r.connections, r.half_open, r.lost));
         }
-        primary.break_connections(core)?;
-        primary.front().watched = true;
-        self.role = Some(Role::Leading(Box::new(primary)));
-        self.stand = Stand::Alone;
-        self.board.event("live");
         self.show();
         Ok(())
     }
 
-    /// The guest here died without a word of its own: this host has nothing more to say, and the other goes on.
-    fn give_up(&mut self, core: &mut Core) -> Result<(), EngineError> {
-        let status = core.status_of(DomainId(0)).unwrap_or(libc::SIGKILL);
-        tracing::error!("the guest died ({}): leaving it to the other host", crate::engine::backup::describe_status(status));
-        if let Some(w) = &mut self.world {
-            // Nothing that the closing sockets say may leave.
-            w.fall_silent();
-        }
-        self.out.borrow_mut().send(kind::BYE, &[], b"its guest died");
-        self.flush();
-        self.ended = Some(Ended::Exited { status, logged: false });
-        Ok(())
+    /// This host's part is over.
+    fn end(&mut self, core: &mut Core) {
+        let e = match (self.diverged.take(), self.interrupted) {
+            (Some(text), _) => Ended::Diverged(text),
+            (None, Some(signo)) => Ended::Interrupted(signo),
+            (None, None) if self.guest_gone => {
+                Ended::Exited { status: core.status_of(SERVICE).unwrap_or(libc::SIGKILL), logged: false }
+            }
+            (None, None) => Ended::Left(self.reason.clone()),
+        };
+        self.ended.get_or_insert(e);
     }
 
     /// The world's part of a turn of a host that leads.
@@ -456,7 +535,7 @@ impl Pair {
         }
         let Some(w) = &mut self.world else { return Ok(false) };
         let mut out = self.out.borrow_mut();
-        if self.stand == Stand::Alone {
+        if self.lease == Lease::Own && self.is_open {
             w.renew(BootTime::now())?;
         }
         let more = w.turn(now, |b| {
@@ -474,6 +553,27 @@ impl Pair {
         w.flush()?;
         Ok(more)
     }
+
+    /// The kernel is done with a connection.
+    fn gone(&mut self, conn: ConnId) {
+        self.out.borrow_mut().forget(conn);
+        if self.out.borrow().is_followed {
+            self.send_number(kind::GONE, conn.0.into());
+        }
+    }
+}
+
+/// Whether the link's end shows that the other engine is gone.
+fn end_of(e: &LinkError) -> LinkEnd {
+    match e {
+        LinkError::Closed { .. } => LinkEnd::Closed,
+        LinkError::Broken { source, .. }
+            if matches!(source.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) =>
+        {
+            LinkEnd::Closed
+        }
+        _ => LinkEnd::Lost,
+    }
 }
 
 impl Part for Pair {
@@ -482,19 +582,25 @@ impl Part for Pair {
     }
 
     fn settle(&mut self, core: &mut Core, d: DomainId) -> Result<(), EngineError> {
-        let killed = d.0 == 0 && core.exit_of(d).is_none();
-        if killed && self.stand == Stand::Protected && self.ended.is_none() {
-            return self.give_up(core);
+        let died = d == SERVICE && core.exit_of(d).is_none();
+        if died && !std::mem::replace(&mut self.guest_gone, true) {
+            let status = core.status_of(d).unwrap_or(libc::SIGKILL);
+            tracing::error!("the guest died ({})", crate::engine::backup::describe_status(status));
+            self.decider.tell(failover::Event::GuestDied);
+        }
+        if died && !self.is_leaving {
+            return Ok(());
         }
         self.role().part().settle(core, d)
     }
 
     fn on_signal(&mut self, core: &mut Core, signo: u8, now: Instant) -> Result<(), EngineError> {
-        if !self.leads() {
-            self.ended = Some(Ended::Interrupted(signo));
-            return Ok(());
+        if self.leads() {
+            return self.role().part().on_signal(core, signo, now);
         }
-        self.role().part().on_signal(core, signo, now)
+        self.interrupted = Some(signo);
+        self.decider.tell(failover::Event::Operator(Command::Shutdown));
+        Ok(())
     }
 
     fn on_front(&mut self, token: Token, events: i32) {
@@ -505,6 +611,8 @@ impl Part for Pair {
                     w.readable = true;
                 }
             }
+            // Its answers are looked for in each turn.
+            Token::Pair(_) => {}
             t => self.role().part().on_front(t, events),
         }
     }
@@ -523,28 +631,35 @@ impl Part for Pair {
     }
 
     fn turn(&mut self, core: &mut Core, now: Instant) -> Result<bool, EngineError> {
-        self.receive(now)?;
-        if !self.leads() {
-            self.send_acks();
+        let turned_at = BootTime::now();
+        if turned_at.since(std::mem::replace(&mut self.turned_at, turned_at)) > self.settings.lease() {
+            self.decider.tell_first(failover::Event::Thawed);
         }
+        if self.decider.deadline().is_some_and(|at| at <= now) {
+            // A timer is due. Perhaps it was this engine that stood still, and what the other said waits to be read.
+            self.link_ready = true;
+        }
+        self.receive(now)?;
+        let quiet = now.saturating_duration_since(self.heard_at);
+        if self.has_link() && quiet > Duration::from_millis(self.settings.timing.silence_ms) * SILENCES_MAX {
+            self.lose_link(LinkEnd::Lost, &format!("silent for {} ms", quiet.as_millis()));
+        }
+        self.decide(core, now)?;
+        self.send_acks();
         let behind = self.is_backup_behind(now);
         if let Role::Leading(p) = self.role() {
             p.paused = behind;
         }
         let mut more = self.role().part().turn(core, now)?;
         more |= self.lead(now)?;
-        if self.stand == Stand::Protected {
-            self.send_heartbeat(core, now);
-        }
+        self.send_heartbeat(core, now);
         self.flush();
-        self.watch_silence(now)?;
-        if self.stand == Stand::TakingOver {
-            // A primary that only lost the link has fallen silent by then: its lease is shorter than the silence.
-            let may = now.saturating_duration_since(self.heard_at) > self.settings.silence;
-            if may && self.role().part().is_at_log_end(core)? {
-                self.take_over(core, now)?;
-            }
+        if self.is_replaying {
             more = true;
+            if self.role().part().is_at_log_end(core)? {
+                self.is_replaying = false;
+                self.decider.tell(failover::Event::ReplayDone { upto: self.received });
+            }
         }
         Ok(more || self.link_ready)
     }
@@ -554,22 +669,31 @@ impl Part for Pair {
             Role::Leading(p) => p.deadline(),
             Role::Following(b) => b.deadline(),
         };
-        let pair = (self.stand == Stand::Protected).then(|| self.heartbeat_at.min(self.heard_at + self.settings.silence));
         let world = self.world.as_ref().filter(|_| self.leads()).and_then(|w| w.deadline(Instant::now()));
-        // Alone, the lease is renewed by looking at it.
-        let alone = (self.stand == Stand::Alone).then(|| Instant::now() + self.settings.silence / HEARTBEATS_PER_SILENCE);
-        [role, pair, world, alone].into_iter().flatten().min()
+        let heartbeat = Some(self.heartbeat_at);
+        let decider = if self.is_leaving { None } else { self.decider.deadline() };
+        [role, world, heartbeat, decider].into_iter().flatten().min()
     }
 
     fn ended(&mut self, core: &Core, now: Instant) -> Result<Option<Ended>, EngineError> {
-        if self.ended.is_some() {
-            return Ok(self.ended.clone());
+        if self.ended.is_none() {
+            self.ended = match self.role() {
+                Role::Leading(p) => p.ended(core, now)?,
+                Role::Following(b) => {
+                    let ended = b.ended(core, now)?;
+                    self.follower_ended(ended)
+                }
+            };
         }
-        match self.role() {
-            Role::Leading(p) => p.ended(core, now),
-            // The log's end is the link's end, and that is decided here.
-            Role::Following(b) => Ok(b.ended(core, now)?.filter(|e| !matches!(e, Ended::LogEnd | Ended::Stuck(_)))),
+        if let Some(e) = &self.ended {
+            let mut out = self.out.borrow_mut();
+            out.send(kind::BYE, &[], format!("{e:?}").as_bytes());
+            if let Some(l) = &mut out.link {
+                // The peer notices the closed link anyway.
+                let _ = l.flush();
+            }
         }
+        Ok(self.ended.clone())
     }
 
     fn add_stats(&self, s: &mut Stats) {
@@ -584,21 +708,30 @@ impl Part for Pair {
         let mut out = self.out.borrow_mut();
         out.send(kind::BYE, &[], error.to_string().as_bytes());
         if let Some(l) = &mut out.link {
-            // The peer notices the closed link anyway.
             let _ = l.flush();
         }
     }
 }
 
 impl Pair {
-    /// The kernel is done with a connection.
-    fn gone(&mut self, conn: ConnId) {
-        let mut out = self.out.borrow_mut();
-        out.forget(conn);
-        let mut head = [0; HEAD_BYTES];
-        let mut w = Writer::new(&mut head);
-        w.uint(conn.0.into());
-        let n = w.len();
-        out.send(kind::GONE, &head[..n], &[]);
+    /// The log's end is the link's end, and that is decided elsewhere; here is what the guest did.
+    fn follower_ended(&mut self, ended: Option<Ended>) -> Option<Ended> {
+        match ended {
+            Some(Ended::Diverged(text)) => {
+                if self.diverged.is_none() {
+                    tracing::error!("diverged: {text}");
+                    self.board.event(&format!("diverged: {text}"));
+                    self.diverged = Some(text);
+                    self.decider.tell(failover::Event::Diverged(Blame::Unknown));
+                }
+                None
+            }
+            // The service has ended, on both hosts; the primary tells its clients, and leaves when they know.
+            Some(e @ Ended::Exited { .. }) => {
+                self.over = Some(e);
+                if self.has_link() && !self.log_is_over { None } else { self.over.clone() }
+            }
+            _ => None,
+        }
     }
 }

@@ -1,25 +1,38 @@
 //! `ft run --config FILE`: from the configuration to a running half of a pair.
+//!
+//! A host that starts meets its peer, compares itself with it, and asks the failover machine what to be; with its guest
+//! launched, as primary or as backup, the engine goes on ([`Pair`]).
 
-use super::message::kind;
-use super::status::{ControlSocket, StatusBoard};
+use super::decider::Decider;
+use super::message::{self, HEAD_BYTES, kind};
+use super::status::{ControlSocket, Order, Shown, StatusBoard};
 use super::world::World;
-use super::{Pair, Settings};
+use super::{Beginning, Pair, Settings};
 use crate::config::{ArbiterConfig, Config, Start};
-use crate::engine::Engine;
+use crate::engine::{Ended, Engine};
+use crate::failover::arbiter::Arbiter;
+use crate::failover::arbiter::file::FileArbiter;
+use crate::failover::arbiter::witness::client::{Tcp, WitnessClient};
+use crate::failover::arbiter::witness::seal::{Key, Seal};
+use crate::failover::arbiter::witness::wire::ServiceName;
+use crate::failover::config::{ArbiterKind, DivergencePolicy, Timing};
+use crate::failover::event::{Command, LinkEnd};
+use crate::failover::message::Preferred;
+use crate::failover::{self, Action, Event, HostId, Kind};
 use crate::guest::{ShimImage, launch};
 use crate::link::hello::{Hello, HelloReader, Subject, differences};
-use crate::link::{Keys, Link, Listener, PrivateKey, PublicKey};
+use crate::link::{Keys, Link, LinkError, Listener, PrivateKey, PublicKey};
 use crate::logfile::{OsText, hex};
 use crate::start::{Error, Surroundings, exit_code_of, io_error, prepare_process, setup};
-use ft_log::ids::Term;
+use ft_log::codec::Writer;
 use ft_log::shared::role;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
-use std::os::fd::AsFd;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -27,6 +40,10 @@ use std::time::{Duration, Instant};
 const RETRY: Duration = Duration::from_millis(200);
 /// For one step of the start, once the other host is there.
 const STEP_MAX: Duration = Duration::from_secs(60);
+/// For one answer of the arbiter; then it is asked again.
+const ARBITER_MAX: Duration = Duration::from_millis(1000);
+/// How long `ft` sleeps at most while it waits for its part.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// What the primary's guest is started with; the backup's is started with the same.
 #[derive(Serialize, Deserialize)]
@@ -39,7 +56,6 @@ struct StartMessage {
     seed: u64,
     at_random: String,
     memory_every: u64,
-    term: u64,
 }
 
 fn at_random_bytes(s: &str) -> Option<[u8; 16]> {
@@ -54,7 +70,7 @@ fn at_random_bytes(s: &str) -> Option<[u8; 16]> {
 }
 
 impl StartMessage {
-    fn new(s: &Surroundings, term: Term) -> Self {
+    fn new(s: &Surroundings) -> Self {
         let text = |o: &OsString| OsText(o.clone());
         Self {
             program: OsText(s.program.clone().into()),
@@ -65,7 +81,6 @@ impl StartMessage {
             seed: s.seed,
             at_random: hex(&s.at_random),
             memory_every: s.memory_every,
-            term: term.0,
         }
     }
 
@@ -98,60 +113,24 @@ fn surroundings(c: &Config) -> Result<Surroundings, Error> {
     Ok(s)
 }
 
-/// Waits for something on `fd` or `signals`; false: a signal came.
-fn wait(fd: impl AsFd, write: bool, signals: &OwnedFd, until: Instant) -> Result<bool, Error> {
-    let flags = if write { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
-    let mut fds = [PollFd::new(fd.as_fd(), flags), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    let ms = until.saturating_duration_since(Instant::now()).as_millis().min(1000) as u16;
-    match poll(&mut fds, PollTimeout::from(ms)) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(fds[1].revents().is_none_or(|r| r.is_empty())),
+/// Waits for something on one of `fds` or a signal; true: a signal came.
+fn wait(fds: &[(BorrowedFd, PollFlags)], signals: &OwnedFd, until: Instant) -> Result<bool, Error> {
+    let mut all = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    all.extend(fds.iter().map(|(fd, flags)| PollFd::new(*fd, *flags)));
+    let left = until.saturating_duration_since(Instant::now()).min(SLEEP_MAX);
+    match poll(&mut all, PollTimeout::from(left.as_micros().div_ceil(1000) as u16)) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(all[0].revents().is_some_and(|r| !r.is_empty())),
         Err(e) => Err(io_error("waiting for the other host")(e.into())),
     }
 }
 
-fn interrupted() -> Error {
-    Error::Refused("stopped by a signal before the service was started".into())
+fn wait_link(link: &Link, signals: &OwnedFd, until: Instant) -> Result<(), Error> {
+    let write = if link.interest().write { PollFlags::POLLOUT } else { PollFlags::empty() };
+    if wait(&[(link.fd(), PollFlags::POLLIN | write)], signals, until)? { Err(interrupted()) } else { Ok(()) }
 }
 
-/// A link that is up, whichever side made it.
-fn meet(c: &Config, keys: &Keys, signals: &OwnedFd) -> Result<Link, Error> {
-    let far = || Instant::now() + RETRY;
-    // The primary listens, the backup comes: one connection, whoever was first.
-    if c.host.start == Start::Primary {
-        let listener = Listener::bind(c.link.listen)?;
-        tracing::info!(listen = %c.link.listen, "waiting for {}", c.peer.name);
-        loop {
-            if !wait(listener.fd(), false, signals, far())? {
-                return Err(interrupted());
-            }
-            if let Some(link) = listener.accept(keys)? {
-                match bring_up(link, signals) {
-                    Ok(l) => return Ok(l),
-                    Err(Error::Link(e)) => tracing::warn!("somebody came and was refused: {e}"),
-                    Err(e) => return Err(e),
-                }
-            }
-        }
-    }
-    tracing::info!(address = %c.peer.address, "looking for {}", c.peer.name);
-    let mut said: Option<String> = None;
-    loop {
-        let e = match connect(c.peer.address, keys, signals) {
-            Ok(l) => return Ok(l),
-            Err(Error::Link(e)) => e.to_string(),
-            Err(e) => return Err(e),
-        };
-        if said.as_ref() != Some(&e) {
-            tracing::warn!("{}: {e}; trying again", c.peer.name);
-            said = Some(e);
-        }
-        let again = far();
-        while Instant::now() < again {
-            if !wait(signals, false, signals, again)? {
-                return Err(interrupted());
-            }
-        }
-    }
+fn interrupted() -> Error {
+    Error::Refused("stopped by a signal before the service was started".into())
 }
 
 fn connect(address: SocketAddr, keys: &Keys, signals: &OwnedFd) -> Result<Link, Error> {
@@ -161,10 +140,7 @@ fn connect(address: SocketAddr, keys: &Keys, signals: &OwnedFd) -> Result<Link, 
 fn bring_up(mut link: Link, signals: &OwnedFd) -> Result<Link, Error> {
     while !link.is_up() {
         let until = link.deadline().unwrap_or_else(|| Instant::now() + RETRY);
-        let write = link.interest().write;
-        if !wait(link.fd(), write, signals, until)? {
-            return Err(interrupted());
-        }
+        wait_link(&link, signals, until)?;
         link.on_deadline(Instant::now())?;
         link.on_ready()?;
         link.flush()?;
@@ -178,8 +154,13 @@ fn say<T: Serialize>(link: &mut Link, kind: u8, what: &T) -> Result<(), Error> {
     Ok(link.flush()?)
 }
 
-/// The next message, which must be of that kind.
-fn hear(link: &mut Link, wanted: u8, signals: &OwnedFd) -> Result<Vec<u8>, Error> {
+/// The next message, which must be of that kind; `roles` gets what is said of roles before it.
+fn hear(
+    link: &mut Link,
+    wanted: u8,
+    signals: &OwnedFd,
+    roles: &mut dyn FnMut(failover::Message),
+) -> Result<Vec<u8>, Error> {
     let until = Instant::now() + STEP_MAX;
     loop {
         let mut got: Option<(u8, Vec<u8>)> = None;
@@ -189,6 +170,9 @@ fn hear(link: &mut Link, wanted: u8, signals: &OwnedFd) -> Result<Vec<u8>, Error
         })?;
         match got {
             Some((k, b)) if k == wanted => return Ok(b),
+            Some((kind::ROLE, b)) => {
+                roles(message::decode_role(&b).map_err(|e| Error::Refused(format!("the other host said of its role: {e}")))?);
+            }
             Some((kind::BYE, b)) => {
                 return Err(Error::Refused(format!("the other host refuses: {}", String::from_utf8_lossy(&b))));
             }
@@ -198,10 +182,7 @@ fn hear(link: &mut Link, wanted: u8, signals: &OwnedFd) -> Result<Vec<u8>, Error
         if Instant::now() > until {
             return Err(Error::Refused(format!("the other host said nothing for {} s", STEP_MAX.as_secs())));
         }
-        let write = link.interest().write;
-        if !wait(link.fd(), write, signals, until)? {
-            return Err(interrupted());
-        }
+        wait_link(link, signals, until)?;
         link.on_ready()?;
         link.flush()?;
     }
@@ -209,7 +190,9 @@ fn hear(link: &mut Link, wanted: u8, signals: &OwnedFd) -> Result<Vec<u8>, Error
 
 /// What both hosts must have in common, compared before anything is started. Both compare, both refuse.
 fn agree(link: &mut Link, c: &Config, s: &Surroundings, signals: &OwnedFd) -> Result<(), Error> {
-    let both = format!("{:?}", (&c.service, c.limits.silence_ms_max));
+    let mut names = [&c.host.name, &c.peer.name];
+    names.sort();
+    let both = format!("{:?}", (names, &c.service, c.limits.silence_ms_max, c.arbiter.shared()));
     let subject = Subject {
         program: &s.program,
         argv: &s.argv,
@@ -227,7 +210,7 @@ fn agree(link: &mut Link, c: &Config, s: &Surroundings, signals: &OwnedFd) -> Re
     link.flush()?;
     let mut reader = HelloReader::default();
     let theirs = loop {
-        if let Some(h) = reader.push(&hear(link, kind::HELLO, signals)?)? {
+        if let Some(h) = reader.push(&hear(link, kind::HELLO, signals, &mut |_| {})?)? {
             break h;
         }
     };
@@ -244,59 +227,293 @@ fn agree(link: &mut Link, c: &Config, s: &Surroundings, signals: &OwnedFd) -> Re
     Err(Error::Refused(text))
 }
 
+/// Ids that both hosts and the arbiter know: made of the names in both configurations.
+fn host_id(name: &str) -> HostId {
+    let digest = Sha256::digest(name.as_bytes());
+    HostId(u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")))
+}
+
+fn timing(silence_ms: u64) -> Timing {
+    Timing {
+        heartbeat_ms: silence_ms / 8,
+        lease_ms: silence_ms * 3 / 4,
+        silence_ms,
+        head_start_ms: silence_ms / 4,
+        ..Timing::default()
+    }
+}
+
+fn decider(c: &Config) -> Result<Decider, Error> {
+    let (me, peer) = (host_id(&c.host.name), host_id(&c.peer.name));
+    let start = |a: std::io::Result<Arbiter>| a.map(Some).map_err(io_error("starting the thread that asks the arbiter"));
+    let (kind, arbiter) = match &c.arbiter {
+        ArbiterConfig::Witness { address, key_file } => {
+            let seal = match key_file {
+                Some(f) => Seal::Key(Key::read(f).map_err(|e| Error::Refused(format!("arbiter.key_file: {e}")))?),
+                None => Seal::ByStream,
+            };
+            let name = ServiceName::new(&c.service.name).map_err(|e| Error::Refused(format!("service.name: {e}")))?;
+            (ArbiterKind::Votes, start(Arbiter::start(WitnessClient::new(Tcp(*address), name, seal), ARBITER_MAX))?)
+        }
+        ArbiterConfig::File { file } => {
+            (ArbiterKind::Votes, start(Arbiter::start(FileArbiter::new(file, me), ARBITER_MAX))?)
+        }
+        ArbiterConfig::None => (ArbiterKind::None { alone_allowed: false }, None),
+    };
+    let prefers = match c.host.start {
+        Start::Primary => Preferred::Primary,
+        Start::Backup => Preferred::Backup,
+    };
+    let timing = timing(c.limits.silence_ms_max);
+    let config = failover::Config { me, peer, prefers, arbiter: kind, divergence: DivergencePolicy::Reseed, timing };
+    Decider::new(config, arbiter).map_err(|e| Error::Refused(format!("limits: {e}")))
+}
+
+/// What a host turns out to be.
+enum Part {
+    /// It starts the service, with the peer if there is a link.
+    Starts(Option<Link>),
+    /// It follows the peer's guest from its first instruction on.
+    Follows(Link, StartMessage),
+}
+
+/// A host that has nothing yet and waits for its part.
+struct Candidate<'a> {
+    config: &'a Config,
+    surroundings: &'a Surroundings,
+    keys: Keys,
+    signals: &'a OwnedFd,
+    board: &'a StatusBoard,
+    decider: &'a mut Decider,
+    /// The primary by preference listens, the other one comes: one connection, whoever was first.
+    listener: Option<Listener>,
+    link: Option<Link>,
+    look_again: Instant,
+    said: Option<String>,
+    reason: String,
+}
+
+impl Candidate<'_> {
+    fn wait_for_part(mut self) -> Result<Part, Error> {
+        loop {
+            if self.link.is_none() {
+                self.meet()?;
+            }
+            if let Some(start) = self.hear()? {
+                let link = self.link.take().expect("it came over the link");
+                return Ok(Part::Follows(link, start));
+            }
+            if self.decide()? {
+                return Ok(Part::Starts(self.link));
+            }
+            let mut until = Instant::now() + SLEEP_MAX;
+            until = self.decider.deadline().map_or(until, |at| until.min(at));
+            let mut fds = Vec::new();
+            match (&self.link, &self.listener) {
+                (Some(l), _) => {
+                    let write = if l.interest().write { PollFlags::POLLOUT } else { PollFlags::empty() };
+                    fds.push((l.fd(), PollFlags::POLLIN | write));
+                }
+                (None, Some(l)) => fds.push((l.fd(), PollFlags::POLLIN)),
+                (None, None) => until = until.min(self.look_again),
+            }
+            fds.extend(self.decider.fd().map(|fd| (fd, PollFlags::POLLIN)));
+            if wait(&fds, self.signals, until)? {
+                return Err(interrupted());
+            }
+        }
+    }
+
+    /// Looks for the peer, once.
+    fn meet(&mut self) -> Result<(), Error> {
+        let peer = &self.config.peer;
+        let met = match &self.listener {
+            Some(l) => match l.accept(&self.keys)? {
+                None => return Ok(()),
+                Some(link) => bring_up(link, self.signals),
+            },
+            None if Instant::now() < self.look_again => return Ok(()),
+            None => connect(peer.address, &self.keys, self.signals),
+        };
+        self.look_again = Instant::now() + RETRY;
+        match met {
+            Ok(mut link) => {
+                self.board.event(&format!("linked with {}", peer.name));
+                agree(&mut link, self.config, self.surroundings, self.signals)?;
+                self.link = Some(link);
+                self.said = None;
+                self.decider.tell(Event::LinkUp);
+                Ok(())
+            }
+            Err(Error::Link(e)) => {
+                let e = e.to_string();
+                if self.said.as_ref() != Some(&e) {
+                    tracing::warn!("{}: {e}; trying again", peer.name);
+                    self.said = Some(e);
+                }
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// What the peer says. `Some`: its guest starts, and ours with it.
+    fn hear(&mut self) -> Result<Option<StartMessage>, Error> {
+        let Some(link) = &mut self.link else { return Ok(None) };
+        let mut start = None;
+        let mut wrong = None;
+        let heard = link.on_ready().and_then(|()| {
+            link.recv(&mut |k, body| {
+                match (k, message::decode_role(body)) {
+                    (kind::ROLE, Ok(m)) => {
+                        self.decider.tell(Event::Peer(m));
+                        return ControlFlow::Continue(());
+                    }
+                    (kind::START, _) => match serde_json::from_slice(body) {
+                        Ok(s) => start = Some(s),
+                        Err(e) => wrong = Some(format!("the primary's start message can't be read: {e}")),
+                    },
+                    (kind::BYE, _) => {
+                        wrong = Some(format!("the other host refuses: {}", String::from_utf8_lossy(body)));
+                    }
+                    _ => wrong = Some(format!("the other host sent message {k} before its guest was started")),
+                }
+                ControlFlow::Break(())
+            })
+        });
+        if let Some(text) = wrong {
+            return Err(Error::Refused(text));
+        }
+        if start.is_none()
+            && let Err(e) = heard.and_then(|()| link.flush())
+        {
+            self.lose_link(&e);
+        }
+        Ok(start)
+    }
+
+    fn lose_link(&mut self, e: &LinkError) {
+        tracing::warn!("{}: {e}", self.config.peer.name);
+        self.link = None;
+        self.decider.tell(Event::LinkDown(LinkEnd::Closed));
+    }
+
+    /// True: this host starts the service.
+    fn decide(&mut self) -> Result<bool, Error> {
+        let mut starts = false;
+        if let Some(Order::Force) = self.board.take_order() {
+            self.decider.tell(Event::Operator(Command::Force));
+        }
+        while let Some(actions) = self.decider.next() {
+            for action in actions {
+                match self.decider.act(action) {
+                    Some(Action::StartGuest) => starts = true,
+                    Some(Action::Send(m)) => {
+                        if let Some(link) = &mut self.link {
+                            let mut head = [0; HEAD_BYTES];
+                            let mut w = Writer::new(&mut head);
+                            message::encode_role(&m, &mut w);
+                            let n = w.len();
+                            link.send(kind::ROLE, &head[..n], &[]);
+                        }
+                    }
+                    Some(Action::Report(r)) => {
+                        self.reason = r.to_string();
+                        tracing::info!("{}", self.reason);
+                        self.board.event(&self.reason);
+                    }
+                    // Without a guest and a gate there is nothing to hold, to drop or to take down.
+                    _ => {}
+                }
+            }
+            if self.decider.kind() == Kind::Failed {
+                return Err(Error::Refused(std::mem::take(&mut self.reason)));
+            }
+        }
+        self.board.set(Shown::of(self.decider.kind(), self.decider.term().0));
+        if let Some(Err(e)) = self.link.as_mut().map(Link::flush) {
+            self.lose_link(&e);
+        }
+        Ok(starts)
+    }
+}
+
+/// Starts the peer's guest with ours.
+fn start_both(link: &mut Link, s: &Surroundings, decider: &mut Decider, signals: &OwnedFd) -> Result<(), Error> {
+    say(link, kind::START, &StartMessage::new(s))?;
+    hear(link, kind::READY, signals, &mut |m| decider.tell(Event::Peer(m)))?;
+    Ok(())
+}
+
+/// This thread, on which heartbeats and leases depend, before others that want the processor. The guest is not of it.
+fn go_first() {
+    const NICE: i32 = -10;
+    // SAFETY: no pointers. 0 is the calling thread.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
+        tracing::warn!("the engine has no precedence on the processor: {}", std::io::Error::last_os_error());
+    }
+}
+
 /// The exit status.
 pub fn run(c: &Config) -> Result<i32, Error> {
-    if c.arbiter != ArbiterConfig::None {
-        return Err(Error::Refused(
-            "arbiter.kind: arbiters are not built in yet; say `none`. Then only the backup takes over by itself, and a \
-             primary that loses its backup falls silent"
-                .into(),
-        ));
-    }
     let signals = prepare_process()?;
     let board = StatusBoard::new(&c.service.name, &c.host.name, &c.peer.name);
     let _control = ControlSocket::open(&c.control.socket, board.clone())
         .map_err(io_error(format!("the control socket {}", c.control.socket.display())))?;
     let own = PrivateKey::load(&c.link.key_file)?;
     let peer: PublicKey = c.peer.key.parse()?;
-    let keys = Keys::new(&own, peer)?;
-    let mut link = meet(c, &keys, &signals)?;
-    board.event(&format!("linked with {}", c.peer.name));
-    let leads = c.host.start == Start::Primary;
     let s = surroundings(c)?;
-    agree(&mut link, c, &s, &signals)?;
-    let (s, term) = if leads {
-        let term = Term(1);
-        say(&mut link, kind::START, &StartMessage::new(&s, term))?;
-        hear(&mut link, kind::READY, &signals)?;
-        (s, term)
-    } else {
-        let start: StartMessage = serde_json::from_slice(&hear(&mut link, kind::START, &signals)?)
-            .map_err(|e| Error::Refused(format!("the primary's start message can't be read: {e}")))?;
-        let term = Term(start.term);
-        let s = start.surroundings().ok_or_else(|| Error::Refused("the primary's start message has no seed".into()))?;
-        (s, term)
+    let mut decider = decider(c)?;
+    let listens = c.host.start == Start::Primary;
+    let candidate = Candidate {
+        config: c,
+        surroundings: &s,
+        keys: Keys::new(&own, peer)?,
+        signals: &signals,
+        board: &board,
+        decider: &mut decider,
+        listener: listens.then(|| Listener::bind(c.link.listen)).transpose()?,
+        link: None,
+        look_again: Instant::now(),
+        said: None,
+        reason: String::new(),
+    };
+    let (link, leads, s) = match candidate.wait_for_part()? {
+        Part::Starts(mut link) => {
+            if let Some(l) = &mut link {
+                start_both(l, &s, &mut decider, &signals)?;
+            }
+            (link, true, s)
+        }
+        Part::Follows(link, start) => {
+            let s = start.surroundings();
+            (Some(link), false, s.ok_or_else(|| Error::Refused("the primary's start message has no seed".into()))?)
+        }
     };
     let mut spec = s.spec(if leads { role::PRIMARY } else { role::BACKUP }, 0);
     let guest = launch(&mut spec, &ShimImage::embedded()?)?;
     board.set_guest(guest.pid.as_raw());
-    if !leads {
-        link.send(kind::READY, &[], &[]);
-        link.flush()?;
+    let mut link = link;
+    if let (false, Some(l)) = (leads, &mut link) {
+        l.send(kind::READY, &[], &[]);
+        l.flush()?;
     }
-    // Shorter than the silence after which the backup may open its own gate.
-    let lease = c.limits.silence() * 3 / 4;
-    let world = World::open(&c.service, lease)?;
+    let settings = Settings {
+        timing: timing(c.limits.silence_ms_max),
+        lag_bytes_max: c.limits.lag_bytes_max as usize,
+        lag_max: Duration::from_millis(c.limits.lag_ms_max),
+        peer: c.peer.name.clone(),
+    };
+    let world = World::open(&c.service, settings.lease())?;
     if let Some(w) = &world {
         w.enter().map_err(io_error("entering the service's network namespace"))?;
     }
-    let settings = Settings {
-        silence: c.limits.silence(),
-        lag_bytes_max: c.limits.lag_bytes_max as usize,
-        lag_max: Duration::from_millis(c.limits.lag_ms_max),
-    };
-    let engine = Engine::of_pair(setup(guest, signals, None)?, |epoll| {
-        Pair::new(epoll, link, leads, term, settings, board, world)
-    })?;
-    Ok(exit_code_of(&engine.run()?))
+    go_first();
+    let beginning = Beginning { link, leads, decider, settings, board, world };
+    let engine = Engine::of_pair(setup(guest, signals, None)?, |epoll| Pair::new(epoll, beginning))?;
+    let outcome = engine.run()?;
+    if let Ended::Left(why) = &outcome.ended {
+        return Err(Error::Refused(why.clone()));
+    }
+    Ok(exit_code_of(&outcome))
 }

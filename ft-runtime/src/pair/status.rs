@@ -1,211 +1,201 @@
-//! What a host says of itself: asked over the control socket, answered by a thread of its own, so that an answer
-//! comes whatever the engine is doing.
+//! What a host says of itself. The engine writes it on a board; a control socket reads the board by threads of its own,
+//! so that an answer comes whatever the engine is doing.
+//!
+//! Law: nothing here makes the engine wait for who asks. The board's lock is held for copies only, never for I/O.
 
+pub mod client;
+pub mod command;
+mod control;
+mod event;
+
+pub use control::{ControlSocket, Order, Request};
+pub use event::{Event, Milestone};
+
+use crate::failover::Kind;
+use event::EventLog;
 use serde::Serialize;
-use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Events that are kept for who asks later.
-const EVENTS_MAX: usize = 1024;
-const REQUEST_BYTES_MAX: u64 = 4096;
-const REQUEST_TIME_MAX: Duration = Duration::from_secs(2);
-
-/// What changes while a host runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a host stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Shown {
     pub role: &'static str,
     pub state: &'static str,
     pub term: u64,
 }
 
-#[derive(Clone, Debug, Serialize)]
-struct EventLine {
-    /// Milliseconds since 1970.
-    at_ms: u64,
-    event: String,
+/// How far the log has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Entries that this host has: on the primary those it made, on the backup those that came.
+    pub appended: u64,
+    /// Of those, the ones that the backup has acknowledged.
+    pub acknowledged: u64,
+    /// Age of the oldest entry that is not acknowledged; 0 if all are.
+    pub lag_ms: u64,
+    /// Bytes of entries so far.
+    pub log_bytes: u64,
+    /// Bytes that wait for the link.
+    pub queued_bytes: u64,
+    /// Encrypted, as given to the kernel and taken from it; 0 without a link.
+    pub link_sent_bytes: u64,
+    pub link_received_bytes: u64,
 }
 
-struct Board {
+/// What `ft status` shows, in this order; a new field is a line here and a setter below.
+#[derive(Clone, Debug, Serialize)]
+struct Status {
     service: String,
     host: String,
     peer: String,
+    #[serde(flatten)]
     shown: Shown,
     guest_pid: Option<i32>,
-    events: VecDeque<EventLine>,
+    engine_pid: u32,
+    #[serde(flatten)]
+    progress: Option<ProgressShown>,
 }
 
-/// Shared between the engine and the thread that answers.
-#[derive(Clone)]
-pub struct StatusBoard(Arc<Mutex<Board>>);
+impl Shown {
+    pub fn of(kind: Kind, term: u64) -> Self {
+        let (role, state) = match kind {
+            Kind::Starting => ("starting", "waiting for the peer and the arbiter"),
+            Kind::Joining => ("joining", "waiting for the service's state"),
+            Kind::Backup => ("backup", "protected"),
+            Kind::Claiming => ("claiming", "asking the arbiter"),
+            Kind::Replaying => ("claiming", "replaying the log's end"),
+            Kind::Restoring => ("claiming", "restoring sockets"),
+            Kind::GoingLive => ("claiming", "going live"),
+            Kind::PrimaryAlone => ("primary", "alone"),
+            Kind::PrimaryAdding => ("primary", "adding the backup"),
+            Kind::PrimaryPaired => ("primary", "protected"),
+            Kind::Removing => ("primary", "output held: asking to go on without the backup"),
+            Kind::Rechecking => ("primary", "output held: this host stood still and asks whether it still serves"),
+            Kind::Mute => ("mute", "mute: neither the backup nor the arbiter answers"),
+            Kind::Yielding => ("yielding", "handing over"),
+            Kind::Demoting => ("leaving", "taking down what it had"),
+            Kind::Failed => ("failed", "restart it"),
+        };
+        Self { role, state, term }
+    }
+}
 
-#[derive(Serialize)]
-struct StatusLine<'a> {
-    service: &'a str,
-    host: &'a str,
-    role: &'static str,
-    state: &'static str,
-    term: u64,
-    guest_pid: Option<i32>,
-    engine_pid: u32,
-    peer: &'a str,
+/// The backup's distance comes first: it is what people look for.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct ProgressShown {
+    lag_entries: u64,
+    lag_ms: u64,
+    log_appended: u64,
+    log_acknowledged: u64,
+    log_bytes: u64,
+    queued_bytes: u64,
+    link_sent_bytes: u64,
+    link_received_bytes: u64,
+}
+
+impl From<Progress> for ProgressShown {
+    fn from(p: Progress) -> Self {
+        Self {
+            lag_entries: p.appended.saturating_sub(p.acknowledged),
+            lag_ms: p.lag_ms,
+            log_appended: p.appended,
+            log_acknowledged: p.acknowledged,
+            log_bytes: p.log_bytes,
+            queued_bytes: p.queued_bytes,
+            link_sent_bytes: p.link_sent_bytes,
+            link_received_bytes: p.link_received_bytes,
+        }
+    }
+}
+
+struct Board {
+    status: Status,
+    events: EventLog,
+    /// Not yet seen by the engine.
+    order: Option<Order>,
+}
+
+/// Shared between the engine and the threads that answer.
+#[derive(Clone)]
+pub struct StatusBoard(Arc<Shared>);
+
+struct Shared {
+    board: Mutex<Board>,
+    /// Told of each event.
+    news: Condvar,
 }
 
 impl StatusBoard {
     pub fn new(service: &str, host: &str, peer: &str) -> Self {
-        Self(Arc::new(Mutex::new(Board {
+        let status = Status {
             service: service.into(),
             host: host.into(),
             peer: peer.into(),
-            shown: Shown { role: "starting", state: "waiting for the peer", term: 0 },
+            shown: Shown::of(Kind::Starting, 0),
             guest_pid: None,
-            events: VecDeque::new(),
-        })))
+            engine_pid: std::process::id(),
+            progress: None,
+        };
+        let board = Mutex::new(Board { status, events: EventLog::default(), order: None });
+        Self(Arc::new(Shared { board, news: Condvar::new() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Board> {
         // A panic elsewhere leaves plain values: they can still be shown.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn set(&self, shown: Shown) {
-        self.lock().shown = shown;
+        self.lock().status.shown = shown;
     }
 
     pub fn set_guest(&self, pid: i32) {
-        self.lock().guest_pid = Some(pid);
+        self.lock().status.guest_pid = Some(pid);
     }
 
+    pub fn set_progress(&self, progress: Progress) {
+        self.lock().status.progress = Some(progress.into());
+    }
+
+    fn order(&self, o: Order) {
+        self.lock().order = Some(o);
+    }
+
+    /// What a person wants done.
+    pub fn take_order(&self) -> Option<Order> {
+        self.lock().order.take()
+    }
+
+    /// Something happened.
     pub fn event(&self, text: &str) {
-        let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        let mut b = self.lock();
-        if b.events.len() == EVENTS_MAX {
-            b.events.pop_front();
-        }
-        b.events.push_back(EventLine { at_ms, event: text.into() });
+        self.note(None, text);
     }
 
-    fn answer(&self, request: &str) -> String {
-        #[derive(serde::Deserialize)]
-        struct Request {
-            get: String,
-        }
-        let b = self.lock();
-        let error = |e: &str| format!("{{\"error\":{}}}\n", serde_json::Value::from(e));
-        match serde_json::from_str::<Request>(request) {
-            Ok(r) if r.get == "status" => {
-                let line = StatusLine {
-                    service: &b.service,
-                    host: &b.host,
-                    role: b.shown.role,
-                    state: b.shown.state,
-                    term: b.shown.term,
-                    guest_pid: b.guest_pid,
-                    engine_pid: std::process::id(),
-                    peer: &b.peer,
-                };
-                serde_json::to_string(&line).map_or_else(|e| error(&e.to_string()), |s| s + "\n")
-            }
-            Ok(r) if r.get == "events" => {
-                b.events.iter().filter_map(|e| serde_json::to_string(e).ok()).map(|s| s + "\n").collect()
-            }
-            Ok(r) => error(&format!("`{}` is unknown; ask for status or events", r.get)),
-            Err(e) => error(&format!("not a request: {e}")),
-        }
+    /// A step of a takeover is done.
+    pub fn mark(&self, milestone: Milestone, text: &str) {
+        self.note(Some(milestone), text);
     }
-}
 
-/// The control socket; removed with it.
-pub struct ControlSocket {
-    path: PathBuf,
-}
-
-impl ControlSocket {
-    /// Answers from now on.
-    pub fn open(path: &Path, board: StatusBoard) -> io::Result<Self> {
-        if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir)?;
-        }
-        // Of an engine that was killed; one that lives answers.
-        if UnixStream::connect(path).is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another engine of this service runs here"));
-        }
-        let _ = std::fs::remove_file(path);
-        let listener = UnixListener::bind(path)?;
-        std::thread::Builder::new().name("control".into()).spawn(move || {
-            for stream in listener.incoming().flatten() {
-                // Who asks wrongly or not at all harms nobody but itself.
-                let _ = serve(&stream, &board);
-            }
-        })?;
-        Ok(Self { path: path.into() })
+    fn note(&self, milestone: Option<Milestone>, text: &str) {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.lock().events.push(at, milestone, text);
+        self.0.news.notify_all();
     }
-}
 
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+    fn status(&self) -> Status {
+        self.lock().status.clone()
     }
-}
 
-fn serve(stream: &UnixStream, board: &StatusBoard) -> io::Result<()> {
-    stream.set_read_timeout(Some(REQUEST_TIME_MAX))?;
-    stream.set_write_timeout(Some(REQUEST_TIME_MAX))?;
-    let mut line = String::new();
-    BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_line(&mut line)?;
-    (&mut &*stream).write_all(board.answer(&line).as_bytes())
-}
-
-/// Asks an engine; its answer's lines.
-pub fn ask(path: &Path, what: &str) -> io::Result<Vec<String>> {
-    let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(REQUEST_TIME_MAX))?;
-    stream.write_all(format!("{{\"get\":\"{what}\"}}\n").as_bytes())?;
-    BufReader::new(stream).lines().collect()
-}
-
-/// `ft status`: the exit status.
-pub fn print(path: &Path, json: bool) -> Result<i32, crate::start::Error> {
-    let lines = ask(path, "status").map_err(crate::start::io_error(format!(
-        "{}: no engine answers there; is `ft run` started, is the path the one configured as control.socket",
-        path.display()
-    )))?;
-    for line in lines {
-        let v: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-        if json {
-            println!("{line}");
-        } else {
-            for (name, value) in v.as_object().into_iter().flatten() {
-                println!("{name:<12} {value}");
-            }
-        }
+    fn events(&self, after: u64) -> Vec<Event> {
+        self.lock().events.after(after).cloned().collect()
     }
-    Ok(0)
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn questions_are_answered_and_nonsense_named() {
-        let dir = std::env::temp_dir().join(format!("ft-status-{}", std::process::id()));
-        let path = dir.join("s.sock");
-        let board = StatusBoard::new("redis", "alpha", "beta");
-        let socket = ControlSocket::open(&path, board.clone()).unwrap();
-        board.set(Shown { role: "primary", state: "protected", term: 3 });
-        board.event("it \"began\"");
-        let status = ask(&path, "status").unwrap();
-        let v: serde_json::Value = serde_json::from_str(&status[0]).unwrap();
-        assert_eq!((&v["role"], &v["term"], &v["host"]), (&"primary".into(), &3.into(), &"alpha".into()));
-        assert!(ask(&path, "events").unwrap()[0].contains("began"));
-        assert!(ask(&path, "weather").unwrap()[0].contains("unknown"));
-        assert!(ControlSocket::open(&path, board).is_err(), "a second engine");
-        drop(socket);
-        assert!(!path.exists());
-        std::fs::remove_dir(dir).unwrap();
+    /// Like `events`, but waits so long for one to come.
+    fn await_events(&self, after: u64, time_max: Duration) -> Vec<Event> {
+        let none_yet = |b: &mut Board| b.events.after(after).next().is_none();
+        let r = self.0.news.wait_timeout_while(self.lock(), time_max, none_yet);
+        let (board, _) = r.unwrap_or_else(PoisonError::into_inner);
+        board.events.after(after).cloned().collect()
     }
 }

@@ -15,7 +15,7 @@ use crate::gate::packet::{Seq, SynOptions, Tuple};
 use crate::gate::{Gate, saved_syn};
 use crate::takeover::address::Announcer;
 use crate::takeover::route::{Metrics, SETTLE, TakeoverRoutes};
-use crate::takeover::tcp_repair::{self, Birth, RestoreSpec, TcpOptions};
+use crate::takeover::tcp_repair::{self, Birth, InRepair, RestoreSpec, TcpOptions};
 use ft_log::codec::{DecodeError, Reader, Writer};
 use ft_log::ids::{ConnId, LogIndex};
 use std::collections::{HashMap, VecDeque};
@@ -44,6 +44,9 @@ pub struct World {
     ids: HashMap<ConnId, BirthId>,
     /// Following: how the primary's connections began.
     births: HashMap<(SocketAddr, SocketAddr), Heard>,
+    /// Sockets that say nothing yet; with a birth: its SYN-ACK is to be repeated.
+    built: Vec<(ConnId, InRepair, Option<Birth>)>,
+    restored: Restored,
     announcer: Option<Announcer>,
     routes: Option<(TakeoverRoutes, Instant)>,
     lease: Duration,
@@ -147,6 +150,8 @@ impl World {
             awaiting: VecDeque::new(),
             ids: HashMap::new(),
             births: HashMap::new(),
+            built: Vec::new(),
+            restored: Restored::default(),
             announcer: None,
             routes: None,
             lease,
@@ -166,11 +171,16 @@ impl World {
 
     // Leading.
 
-    /// This host speaks from now on.
-    pub fn begin_to_lead(&mut self) -> Result<(), EngineError> {
+    /// This host may speak from now on, and is spoken to.
+    pub fn open_gate(&mut self) -> Result<(), EngineError> {
         self.gate.judge().set_live(true);
         self.gate.resume(BootTime::now().after(self.lease)).map_err(gate_error("opening the gate"))?;
         self.gate.ingress().open();
+        Ok(())
+    }
+
+    /// Tells the network where the address is.
+    pub fn announce(&mut self) {
         let ips: Vec<_> = self.addresses.iter().map(|a| a.ip).collect();
         match Announcer::new(INTERFACE, &ips, None) {
             Ok(mut a) => {
@@ -181,7 +191,6 @@ impl World {
             }
             Err(e) => tracing::warn!("the address can't be announced: {e}"),
         }
-        Ok(())
     }
 
     /// The right to speak goes on for another while, from `since` on.
@@ -191,16 +200,22 @@ impl World {
             return Ok(()); // confirmed too late to be worth anything
         }
         if self.gate.is_lapsed() || self.gate.lease().renew(until).is_err() {
-            tracing::warn!("this host stood still for longer than its lease: what waited to leave is dropped");
+            tracing::warn!("the right to send had run out: what waited to leave is dropped, TCP repeats it");
             self.gate.resume(until).map_err(gate_error("opening the gate again"))?;
         }
         Ok(())
+    }
+
+    /// What waits to leave won't. A later [`Self::renew`] starts with nothing.
+    pub fn drop_queue(&mut self) {
+        self.gate.lease().close();
     }
 
     /// This host has nothing more to say, ever.
     pub fn fall_silent(&mut self) {
         self.gate.lease().close();
         self.gate.ingress().shut();
+        self.announcer = None;
     }
 
     /// Looks at queued packets; new births go to `log`, which gives the index to wait for.
@@ -302,20 +317,18 @@ impl World {
         self.births.remove(&(plain(peer), plain(local)));
     }
 
-    /// Takes over all connections of `front`, and the address. `adopt` gives a connection that the guest has not heard
-    /// of its number, or refuses it.
-    pub fn take_over(
+    /// Builds the sockets of all connections of `front`, in repair: they say nothing before [`Self::animate`]. `adopt`
+    /// gives a connection that the guest has not heard of its number, or refuses it.
+    pub fn restore(
         &mut self,
         front: &mut Front,
         mut adopt: impl FnMut(&mut Front, &Birth) -> Option<ConnId>,
         now: Instant,
-    ) -> Result<Restored, EngineError> {
-        let mut result = Restored::default();
+    ) -> Result<(), EngineError> {
         match TakeoverRoutes::apply(Metrics::default()) {
             Ok(r) => self.routes = Some((r, now + SETTLE)),
             Err(e) => tracing::warn!("clients will wait longer: {e}"),
         }
-        front.listen_here()?;
         let known: Vec<(SocketAddr, SocketAddr)> =
             front.elsewhere().map(|(_, c)| (plain(c.peer), plain(c.local))).collect();
         let mut young = Vec::new();
@@ -325,16 +338,16 @@ impl World {
         });
         for k in young {
             let adopted = self.births.get(&k).and_then(|h| adopt(front, &h.birth)).is_some();
-            result.half_open += usize::from(adopted);
+            self.restored.half_open += usize::from(adopted);
             if !adopted {
                 self.births.remove(&k);
             }
         }
+        front.listen_here()?;
         let births = std::mem::take(&mut self.births);
-        let mut built = Vec::new();
         for (id, c) in front.elsewhere() {
             let Some(h) = births.get(&(plain(c.peer), plain(c.local))) else {
-                result.lost += 1;
+                self.restored.lost += 1;
                 tracing::warn!(conn = %id, peer = %c.peer, "its birth was never heard of: lost");
                 continue;
             };
@@ -353,7 +366,7 @@ impl World {
             let socket = match tcp_repair::build(&spec) {
                 Ok(s) => s,
                 Err(e) => {
-                    result.lost += 1;
+                    self.restored.lost += 1;
                     tracing::warn!(conn = %id, "{e}");
                     continue;
                 }
@@ -371,34 +384,36 @@ impl World {
             match self.gate.judge().restore(BootTime::now(), &restored) {
                 Ok(b) => self.ids.insert(id, b),
                 Err(e) => {
-                    result.lost += 1;
+                    self.restored.lost += 1;
                     tracing::warn!(conn = %id, "the gate does not take it: {e}");
                     continue;
                 }
             };
-            built.push((id, socket, half_open.then_some(h.birth)));
+            self.built.push((id, socket, half_open.then_some(h.birth)));
         }
-        self.begin_to_lead()?;
-        let mut live = Vec::with_capacity(built.len());
-        for (id, socket, repeat) in built {
+        Ok(())
+    }
+
+    /// The restored sockets speak from here on: only with the gate open.
+    pub fn animate(&mut self, front: &mut Front, now: Instant) -> Result<Restored, EngineError> {
+        for (id, socket, repeat) in std::mem::take(&mut self.built) {
             if let Some(b) = repeat
                 && let Err(e) = tcp_repair::resend_syn_ack(&b)
             {
                 tracing::warn!(conn = %id, "repeating its SYN-ACK: {e}");
             }
             match socket.go_live() {
-                Ok(r) => live.push((id, r)),
+                Ok(r) => {
+                    self.restored.connections += 1;
+                    front.came_here(id, TcpStream::from(r.socket), r.written, r.fin_sent, now)?;
+                }
                 Err(e) => {
-                    result.lost += 1;
+                    self.restored.lost += 1;
                     tracing::warn!(conn = %id, "{e}");
                 }
             }
         }
-        result.connections = live.len();
-        for (id, r) in live {
-            front.came_here(id, TcpStream::from(r.socket), r.written, r.fin_sent, now)?;
-        }
-        Ok(result)
+        Ok(self.restored)
     }
 }
 

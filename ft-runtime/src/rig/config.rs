@@ -11,12 +11,12 @@ use toml::{Table, Value};
 
 pub(super) const CONFIG_FILE: &str = "/etc/ft/service.toml";
 pub(super) const KEY_FILE: &str = "/etc/ft/key";
+pub(super) const WITNESS_KEY_FILE: &str = "/etc/ft/witness.key";
 pub(super) const LINK_PORT: u16 = 7400;
 pub(super) const WITNESS_PORT: u16 = 7500;
 /// A directory that both hosts have, as storage they share.
 pub(super) const SHARED: &str = "/mnt/ft-shared";
 const WITNESS: &str = "witness";
-const SILENCE_MS_MAX: i64 = 100;
 const NAME_MAX: usize = 40;
 /// Options of common servers that name the directory of their data.
 const STATE_OPTIONS: [&str; 5] = ["--dir", "--datadir", "--data-dir", "--dbpath", "--data"];
@@ -85,9 +85,9 @@ impl ServiceConfig {
         format!("/run/ft/{name}.sock")
     }
 
-    /// The kind of arbiter: the user's choice; none until `ft witness` exists.
+    /// The kind of arbiter: the user's choice, or a witness.
     fn arbiter(&self) -> &str {
-        self.given.get("arbiter").and_then(|a| a.get("kind")?.as_str()).unwrap_or("none")
+        self.given.get("arbiter").and_then(|a| a.get("kind")?.as_str()).unwrap_or(WITNESS)
     }
 
     pub fn needs_witness(&self) -> bool {
@@ -143,13 +143,10 @@ impl ServiceConfig {
             merge(
                 &mut all,
                 "arbiter",
-                [("address", address.into()), ("key", key_of(Host::Witness).into()), ("key_file", KEY_FILE.into())],
+                [("address", address.into()), ("key_file", WITNESS_KEY_FILE.into())],
             );
         } else if kind == "file" {
             merge(&mut all, "arbiter", [("file", format!("{SHARED}/arbiter").into())]);
-        }
-        if !self.given.contains_key("limits") {
-            merge(&mut all, "limits", [("silence_ms_max", SILENCE_MS_MAX.into())]);
         }
         merge(&mut all, "control", [("socket", Self::control_socket(&self.name).into())]);
         toml::to_string(&all).map_err(|e| RigError::Refused(format!("the configuration of {host}: {e}")))
@@ -211,8 +208,6 @@ mod tests {
     #[test]
     fn the_arbiter_is_the_users_choice() {
         let mut c = ServiceConfig::new(None, &command("server"), &[], None).unwrap();
-        assert!(!c.needs_witness());
-        c.given = "[arbiter]\nkind = \"witness\"".parse().unwrap();
         assert!(c.needs_witness());
         c.given = "[arbiter]\nkind = \"file\"".parse().unwrap();
         assert!(!c.needs_witness());
@@ -233,7 +228,7 @@ mod tests {
             assert_eq!(x["peer"]["name"], y["host"]["name"]);
         }
         assert_eq!((a["peer"]["key"].as_str(), b["peer"]["key"].as_str()), (Some("B"), Some("A")));
-        for same in ["service", "arbiter", "limits", "control"] {
+        for same in ["service", "arbiter", "control"] {
             assert_eq!(a[same], b[same]);
         }
     }

@@ -7,10 +7,10 @@ use super::process::ProcessId;
 use super::state::{Places, RigName, State};
 use super::up::Mode;
 use super::{Host, Result};
+use crate::pair::status::client::connect;
 use serde::Serialize;
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -114,15 +114,6 @@ fn ask_at(path: &Path) -> io::Result<Value> {
     let mut line = String::new();
     BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut line)?;
     serde_json::from_str(&line).map_err(io::Error::other)
-}
-
-/// A stopped engine's queue may be full: a plain connect would wait for ever.
-fn connect(path: &Path) -> io::Result<UnixStream> {
-    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.connect(&socket2::SockAddr::unix(path)?)?;
-    socket.set_nonblocking(false)?;
-    Ok(std::os::fd::OwnedFd::from(socket).into())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `ft rig up`: a rig, and the service in it; returns once it serves, protected unless that was not wanted.
 
-use super::config::{CONFIG_FILE, KEY_FILE, ServiceConfig, WITNESS_PORT};
+use super::config::{CONFIG_FILE, KEY_FILE, WITNESS_KEY_FILE, ServiceConfig, WITNESS_PORT};
 use super::freezer::Freezer;
 use super::host::{self, Event, Service, Spec, SpecFile, events, log_tail, service_end, service_pid};
 use super::keys::{self, KeyPair};
@@ -61,6 +61,8 @@ pub struct Report {
     pub namespaces: BTreeMap<String, String>,
     pub pids: BTreeMap<Host, Pids>,
     pub logs: BTreeMap<Host, PathBuf>,
+    /// Control sockets of the pair's engines, as the machine sees them.
+    pub controls: BTreeMap<Host, PathBuf>,
 }
 
 /// As the machine numbers them.
@@ -208,22 +210,26 @@ impl Up {
         keys: &BTreeMap<Host, KeyPair>,
     ) -> Result<Spec> {
         let is_witness = host == Host::Witness;
-        let key_file = |path: PathBuf| {
-            let content = keys.get(&host).map(|k| k.private.clone());
+        let key_file = |of: Host, path: PathBuf| {
+            let content = keys.get(&of).map(|k| k.private.clone());
             content.map(|content| SpecFile { path, mode: 0o600, content })
         };
         let (argv, files): (Vec<OsString>, Vec<Option<SpecFile>>) = match (host, self.mode) {
             (Host::Witness, Mode::Pair) if service.needs_witness() => {
                 let dir = places.host_disk(host);
                 let listen = format!("{}:{WITNESS_PORT}", network::management_address(host));
+                let (state, key) = (dir.join("state"), dir.join("key"));
                 let mut argv: Vec<OsString> = vec!["/proc/self/exe".into(), "witness".into()];
-                argv.extend(["--listen".into(), listen.into(), "--state".into(), dir.join("state").into_os_string()]);
-                (argv, vec![key_file(dir.join("key"))])
+                argv.extend(["--listen".into(), listen.into(), "--state".into(), state.into()]);
+                argv.extend(["--key".into(), key.clone().into()]);
+                (argv, vec![key_file(host, key)])
             }
             (Host::Alpha | Host::Beta, Mode::Pair) => {
                 let config = SpecFile { path: CONFIG_FILE.into(), mode: 0o644, content: service.of_host(host, keys)? };
                 let argv = [FT, "run", "--config", CONFIG_FILE].map(OsString::from).to_vec();
-                (argv, vec![Some(config), key_file(KEY_FILE.into())])
+                // What only the witness and the two hosts know seals what they say to each other.
+                let keys = [key_file(host, KEY_FILE.into()), key_file(Host::Witness, WITNESS_KEY_FILE.into())];
+                (argv, [Some(config)].into_iter().chain(keys).collect())
             }
             (Host::Alpha, Mode::Solo) => {
                 let mut argv = [FT, "run", "--solo", "--"].map(OsString::from).to_vec();
@@ -334,6 +340,11 @@ fn report(places: &Places, state: &State, port: Option<u16>) -> Report {
     let mut namespaces: BTreeMap<String, String> =
         Host::ALL.iter().map(|h| (h.to_string(), places.netns(*h))).collect();
     namespaces.insert("switch".into(), places.netns_switch());
+    let controls = Host::PAIR.iter().filter(|_| state.mode == Mode::Pair).filter_map(|h| {
+        let init = state.init(*h)?.pid;
+        Some((*h, format!("/proc/{init}/root{}", ServiceConfig::control_socket(&state.service)).into()))
+    });
+    let controls = controls.collect();
     let pids = Host::WITH_INIT.iter().filter_map(|h| Some((*h, pids(places, state, *h)?))).collect();
     Report {
         name: state.name.clone(),
@@ -344,6 +355,7 @@ fn report(places: &Places, state: &State, port: Option<u16>) -> Report {
         namespaces,
         pids,
         logs: Host::WITH_INIT.iter().map(|h| (*h, places.log(*h))).collect(),
+        controls,
     }
 }
 

@@ -112,9 +112,9 @@ fn advice(e: &io::Error) -> &'static str {
 ///
 /// It still acknowledges what comes in: that must be shut out until it goes live.
 #[derive(Debug)]
-pub struct InRepair<'a> {
+pub struct InRepair {
     socket: Socket,
-    output: Pieces<'a>,
+    output: Vec<u8>,
     /// Its first byte's position.
     acked: u64,
     /// So many bytes at the end of each stride are sent one by one.
@@ -183,11 +183,11 @@ const MSS_UNNAMED_V6: u16 = 1220;
 
 /// Builds the socket. Wants the address or at least a route to the client in this namespace, and the routes as
 /// [`super::route`] sets them, to be there.
-pub fn build<'a>(spec: &RestoreSpec<'a>) -> Result<InRepair<'a>, RestoreError> {
+pub fn build(spec: &RestoreSpec) -> Result<InRepair, RestoreError> {
     let birth = spec.birth;
     let (client, local) = (unmapped(birth.client), unmapped(birth.local));
     let failed = |step| move |source| RestoreError::System { client, local, step, source };
-    let output = Pieces(spec.output.0, spec.output.1);
+    let output = [spec.output.0, spec.output.1].concat();
     let length = output.len();
     if length as u64 > TX_WINDOW_BYTES {
         return Err(RestoreError::TooMuchOutput { client, bytes: length as u64 });
@@ -252,7 +252,7 @@ pub fn build<'a>(spec: &RestoreSpec<'a>) -> Result<InRepair<'a>, RestoreError> {
     Ok(InRepair { output, acked: spec.acked, fresh, fin_sent, tsval, established, client, local, socket })
 }
 
-impl InRepair<'_> {
+impl InRepair {
     /// The socket speaks from here on: only with the gate open and the right to send.
     pub fn go_live(self) -> Result<Restored, RestoreError> {
         let Self { socket, output, acked, fresh, fin_sent, tsval, established, client, local } = self;
@@ -261,6 +261,7 @@ impl InRepair<'_> {
         if !established {
             queue_sent(&socket, Pieces(&[0], &[])).1.map_err(failed("the placeholder"))?;
         }
+        let output = Pieces(&output, &[]);
         let has_output = output.len() > 0;
         if has_output {
             // Kernels before 6.15 don't know it: three seconds then.

@@ -177,7 +177,7 @@ impl Standing {
         Self { birth, born, received, fin_received: false, acked, output: Vec::new(), fin_sent: false, established }
     }
 
-    fn build(&self) -> InRepair<'_> {
+    fn build(&self) -> InRepair {
         // As a ring gives it: in two pieces.
         let cut = self.output.len() * 2 / 3;
         let spec = RestoreSpec {

@@ -1,0 +1,153 @@
+//! What is compared, each alone in a rig of its own while it is measured.
+
+use super::child::Child;
+use super::plan::{FAULT_AFTER, Point, System};
+use super::rig::{Ft, Rig};
+use crate::load::Report;
+use ft_runtime::pair::status::{Request, client};
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+const PORT: u16 = 6379;
+const PRIMARY: &str = "alpha";
+const BACKUP: &str = "beta";
+/// Where alpha is on the network of the pair: the replica comes over it, as the backup does.
+const LINK_ADDRESS: &str = "192.168.77.1";
+const LINK: &str = "link0";
+/// For the first keys, and replicas that copy them.
+const FILL_MAX: Duration = Duration::from_secs(60);
+/// For a load, beyond its own time.
+const LOAD_EXTRA_MAX: Duration = Duration::from_secs(30);
+
+/// Under which names processes are charged.
+pub const SERVER: &str = "server";
+pub const ENGINE: &str = "engine";
+pub const BACKUP_SERVER: &str = "backup_server";
+pub const BACKUP_ENGINE: &str = "backup_engine";
+pub const ROLES: [&str; 4] = [SERVER, ENGINE, BACKUP_SERVER, BACKUP_ENGINE];
+
+/// A system that serves, with its keys set.
+pub struct Running {
+    // Before the rig: it ends first.
+    _replica: Option<Child>,
+    rig: Rig,
+    system: System,
+    ft: Ft,
+    watched: Vec<(&'static str, i32)>,
+}
+
+fn redis(more: &[&str]) -> Vec<String> {
+    let port = PORT.to_string();
+    let common = ["redis-server", "--port", &port, "--bind", "0.0.0.0", "--protected-mode", "no", "--dir"];
+    let memory_only = ["/var/lib/redis", "--save", "", "--appendonly", "no"];
+    [&common[..], &memory_only, more].concat().into_iter().map(str::to_owned).collect()
+}
+
+impl Running {
+    pub fn start(system: System, ft: &Ft, name: &str) -> io::Result<Self> {
+        let options: &[&str] = if system == System::Protected { &[] } else { &["--native"] };
+        let rig = Rig::up(ft, name, options, &redis(&[]))?;
+        let (mut replica, mut watched) = (None, Vec::new());
+        let mut watch = |role, pid: Option<i32>| watched.extend(pid.map(|p| (role, p)));
+        watch(SERVER, rig.pids(PRIMARY)?.guest);
+        watch(ENGINE, rig.pids(PRIMARY)?.engine);
+        match system {
+            System::Native => {}
+            System::Protected => {
+                watch(BACKUP_SERVER, rig.pids(BACKUP)?.guest);
+                watch(BACKUP_ENGINE, rig.pids(BACKUP)?.engine);
+            }
+            System::Replica => {
+                let master = ["--replicaof", LINK_ADDRESS, &PORT.to_string()].map(str::to_owned);
+                let command = [redis(&[]), master.to_vec()].concat();
+                replica = Some(rig.start(BACKUP, "the replica", &command)?);
+            }
+        }
+        let mut running = Self { _replica: replica, rig, system, ft: ft.clone(), watched };
+        let fill = running.client(&["--fill"])?;
+        fill.finish(&running.ft.stop, FILL_MAX)?;
+        if let Some(r) = &running._replica {
+            running.watched.push((BACKUP_SERVER, only_child(r.pid())?));
+        }
+        Ok(running)
+    }
+
+    /// The load generator in the client's network.
+    fn client(&self, options: &[&str]) -> io::Result<Child> {
+        let program = std::env::current_exe()?.into_os_string().into_string();
+        let program = program.map_err(|p| io::Error::other(format!("{} is no UTF-8", p.display())))?;
+        let mut command = vec![program, "load".into(), format!("{}:{PORT}", self.rig.up.address)];
+        if self.system == System::Replica {
+            command.extend(["--replicas".into(), "1".into()]);
+        }
+        command.extend(options.iter().map(|o| (*o).to_owned()));
+        self.rig.start("client", "ft-bench load", &command)
+    }
+
+    fn start_load(&self, point: &Point, warm_up: Duration, window: Duration) -> io::Result<Child> {
+        let mut options = vec![
+            "--connections".to_owned(),
+            point.connections.to_string(),
+            "--seconds".into(),
+            window.as_secs_f64().to_string(),
+            "--warm-up".into(),
+            warm_up.as_secs_f64().to_string(),
+        ];
+        if let Some(rate) = point.rate {
+            options.extend(["--rate".into(), rate.to_string()]);
+        }
+        for (role, pid) in &self.watched {
+            options.extend(["--watch".into(), format!("{role}={pid}")]);
+        }
+        if self.system != System::Native {
+            options.extend(["--link".into(), format!("{}:{LINK}", self.rig.pids(PRIMARY)?.init)]);
+        }
+        if let Some(socket) = self.control() {
+            options.extend(["--engine".into(), socket.display().to_string()]);
+        }
+        self.client(&options.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn finish_load(&self, load: Child, time: Duration) -> io::Result<Report> {
+        let line = load.finish(&self.ft.stop, time + LOAD_EXTRA_MAX)?;
+        serde_json::from_str(&line).map_err(|e| io::Error::other(format!("what ft-bench load printed: {e}: {line}")))
+    }
+
+    pub fn measure(&self, point: &Point, warm_up: Duration, window: Duration) -> io::Result<Report> {
+        let load = self.start_load(point, warm_up, window)?;
+        self.finish_load(load, warm_up + window)
+    }
+
+    /// A load in which something happens to the primary.
+    pub fn measure_fault(&self, point: &Point, kind: &str, warm_up: Duration, window: Duration) -> io::Result<Report> {
+        let load = self.start_load(point, warm_up, window)?;
+        self.ft.stop.sleep(warm_up + FAULT_AFTER)?;
+        self.rig.fault(PRIMARY, kind)?;
+        self.finish_load(load, warm_up + window)
+    }
+
+    fn control(&self) -> Option<&Path> {
+        self.rig.up.controls.get(PRIMARY).map(|p| p.as_path())
+    }
+
+    /// Is it still what was started? A pair may have broken under the load.
+    pub fn check(&self) -> Result<(), String> {
+        let Some(control) = self.control() else { return Ok(()) };
+        let line = client::ask_line(control, Request::Status).unwrap_or_else(|e| e.to_string());
+        let now: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        if now["role"] == "primary" && now["state"] == "protected" {
+            return Ok(());
+        }
+        let all = Request::Events { after: 0, follow: false };
+        let events = self.rig.up.controls.values().filter_map(|c| client::ask(c, all).ok()).flatten().map_while(Result::ok);
+        Err(format!("no longer protected: {line} {}", events.collect::<Vec<_>>().join(" ")))
+    }
+}
+
+/// `ft rig exec` has one child: the command.
+fn only_child(pid: i32) -> io::Result<i32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let text = std::fs::read_to_string(&path)?;
+    text.trim().parse().map_err(|_| io::Error::other(format!("{path}: {text:?} is not one process")))
+}

@@ -1,0 +1,150 @@
+//! What is asked: half SET with values of 64 bytes, half GET, on 10,000 keys, in an order that is the same every time.
+
+use super::replies::Reply;
+use crate::resp::{Arg, encode};
+
+pub const KEYS: u32 = 10_000;
+pub const VALUE_BYTES: usize = 64;
+const KEY_PREFIX: &str = "key:";
+const KEY_DIGITS: usize = 10;
+const SEED: u64 = 1;
+
+pub fn key(number: u32) -> String {
+    format!("{KEY_PREFIX}{number:0KEY_DIGITS$}")
+}
+
+/// What a request's replies must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Get,
+    Set,
+    /// SET, and WAIT until so many replicas have it.
+    SetAndWait,
+}
+
+impl Kind {
+    pub fn replies(self) -> u8 {
+        if self == Self::SetAndWait { 2 } else { 1 }
+    }
+
+    /// Is this what must come when so many replies (this one included) are missing?
+    pub fn accepts(self, reply: &Reply, missing: u8, replicas: u32) -> bool {
+        match (self, missing, reply) {
+            (Self::Get, _, Reply::Value(n)) => *n == VALUE_BYTES,
+            (Self::SetAndWait, 1, Reply::Int(n)) => *n >= i64::from(replicas),
+            (Self::Set, _, Reply::Status) | (Self::SetAndWait, 2, Reply::Status) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Makes requests.
+pub struct Requests {
+    random: fastrand::Rng,
+    get: Template,
+    set: Template,
+    wait: Vec<u8>,
+    pub replicas: u32,
+}
+
+/// A command with a place for the key's number.
+struct Template {
+    bytes: Vec<u8>,
+    digits: usize,
+}
+
+impl Template {
+    fn new(command: &str, value: Option<&str>) -> Self {
+        let key = key(0);
+        let mut args: Vec<Arg> = vec![&command, &key];
+        if let Some(v) = &value {
+            args.push(v);
+        }
+        let mut bytes = Vec::new();
+        encode(&mut bytes, &args);
+        let found = bytes.windows(key.len()).position(|w| w == key.as_bytes());
+        let digits = found.expect("it was just put there") + KEY_PREFIX.len();
+        Self { bytes, digits }
+    }
+
+    fn write(&self, out: &mut Vec<u8>, key: u32) {
+        let begin = out.len() + self.digits;
+        out.extend_from_slice(&self.bytes);
+        let mut rest = key;
+        for d in out[begin..begin + KEY_DIGITS].iter_mut().rev() {
+            *d = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+    }
+}
+
+impl Requests {
+    /// `replicas`: how many must have a write before it counts as answered.
+    pub fn new(replicas: u32) -> Self {
+        let mut wait = Vec::new();
+        encode(&mut wait, &[&"WAIT", &replicas.to_string(), &"0"]);
+        let value = "v".repeat(VALUE_BYTES);
+        Self {
+            random: fastrand::Rng::with_seed(SEED),
+            get: Template::new("GET", None),
+            set: Template::new("SET", Some(&value)),
+            wait,
+            replicas,
+        }
+    }
+
+    /// Adds one request of the mix.
+    pub fn write(&mut self, out: &mut Vec<u8>) -> Kind {
+        let key = self.random.u32(..KEYS);
+        if self.random.bool() {
+            self.get.write(out, key);
+            return Kind::Get;
+        }
+        self.write_set(out, key);
+        if self.replicas == 0 {
+            return Kind::Set;
+        }
+        out.extend_from_slice(&self.wait);
+        Kind::SetAndWait
+    }
+
+    fn write_set(&self, out: &mut Vec<u8>, key: u32) {
+        self.set.write(out, key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_has_its_key() {
+        let mut out = b"before".to_vec();
+        Requests::new(0).write_set(&mut out, 4321);
+        let value = "v".repeat(64);
+        assert_eq!(out, format!("before*3\r\n$3\r\nSET\r\n$14\r\nkey:0000004321\r\n$64\r\n{value}\r\n").into_bytes());
+    }
+
+    #[test]
+    fn half_are_writes_and_each_waits_for_its_replicas() {
+        let mut requests = Requests::new(1);
+        let mut out = Vec::new();
+        let kinds: Vec<Kind> = (0..10_000).map(|_| requests.write(&mut out)).collect();
+        let writes = kinds.iter().filter(|k| **k == Kind::SetAndWait).count();
+        assert!((4_800..5_200).contains(&writes), "{writes}");
+        assert!(!kinds.contains(&Kind::Set));
+        let waits = out.windows(4).filter(|w| w == b"WAIT").count();
+        assert_eq!(waits, writes);
+    }
+
+    #[test]
+    fn only_the_right_reply_is_accepted() {
+        assert!(Kind::Get.accepts(&Reply::Value(64), 1, 0));
+        assert!(!Kind::Get.accepts(&Reply::Nil, 1, 0), "every key was set before");
+        assert!(Kind::Set.accepts(&Reply::Status, 1, 0));
+        assert!(Kind::SetAndWait.accepts(&Reply::Status, 2, 1));
+        assert!(Kind::SetAndWait.accepts(&Reply::Int(1), 1, 1));
+        assert!(!Kind::SetAndWait.accepts(&Reply::Int(0), 1, 1), "no replica has it");
+        assert!(!Kind::Set.accepts(&Reply::Error("x".into()), 1, 0));
+    }
+}

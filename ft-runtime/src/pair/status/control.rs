@@ -1,0 +1,148 @@
+//! The control socket: one request per connection, a line of JSON; the answer is lines of JSON.
+//!
+//! Laws: a connection has a thread, and there are at most `CONNECTIONS_MAX`; who asks wrongly, slowly or not at all
+//! harms nobody but itself. Files are the system's: who may connect is decided by the directory's mode.
+
+use super::StatusBoard;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+const CONNECTIONS_MAX: usize = 32;
+const REQUEST_BYTES_MAX: u64 = 4096;
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(2);
+/// For a follower whose queue is full.
+const FOLLOWER_STALL_MAX: Duration = Duration::from_secs(60);
+/// How often one that hears nothing is looked at: is it still there?
+const FOLLOWER_CHECK: Duration = Duration::from_secs(1);
+const STACK_BYTES: usize = 128 << 10;
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "get", rename_all = "kebab-case")]
+pub enum Request {
+    Status,
+    Events {
+        /// Only events with a higher number.
+        #[serde(default)]
+        after: u64,
+        /// The answer goes on as events come, until the asker or the engine ends.
+        #[serde(default)]
+        follow: bool,
+    },
+}
+
+/// What can be ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Order {
+    /// Go on alone, by a person's word that the other host is off.
+    Force,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Request(Request),
+    Order(Order),
+}
+
+/// Removed with it.
+pub struct ControlSocket {
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Answers from now on.
+    pub fn open(path: &Path, board: StatusBoard) -> io::Result<Self> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        // Of an engine that was killed; one that lives answers.
+        if UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another engine of this service runs here"));
+        }
+        let _ = std::fs::remove_file(path);
+        let listener = UnixListener::bind(path)?;
+        let accept = move || {
+            let served = Arc::new(());
+            for stream in listener.incoming().flatten() {
+                // One is ours.
+                if Arc::strong_count(&served) > CONNECTIONS_MAX {
+                    let _ = refuse(&stream, "too many ask at once; try again");
+                    continue;
+                }
+                let (board, guard) = (board.clone(), served.clone());
+                let serve = move || {
+                    let _ = serve(&stream, &board);
+                    drop(guard);
+                };
+                // Without a thread it is not answered: its connection ends.
+                let _ = std::thread::Builder::new().name("control".into()).stack_size(STACK_BYTES).spawn(serve);
+            }
+        };
+        std::thread::Builder::new().name("control".into()).stack_size(STACK_BYTES).spawn(accept)?;
+        Ok(Self { path: path.into() })
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn serve(mut stream: &UnixStream, board: &StatusBoard) -> io::Result<()> {
+    stream.set_read_timeout(Some(REQUEST_TIME_MAX))?;
+    stream.set_write_timeout(Some(REQUEST_TIME_MAX))?;
+    let mut line = String::new();
+    BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_line(&mut line)?;
+    match serde_json::from_str(&line) {
+        Ok(Line::Request(Request::Status)) => stream.write_all(&lines(&[board.status()])),
+        Ok(Line::Request(Request::Events { after, follow: false })) => stream.write_all(&lines(&board.events(after))),
+        Ok(Line::Request(Request::Events { after, follow: true })) => follow(stream, board, after),
+        Ok(Line::Order(o)) => {
+            board.order(o);
+            stream.write_all(&lines(&[serde_json::json!({ "ordered": o })]))
+        }
+        Err(e) => refuse(stream, &format!("not a request: {e}")),
+    }
+}
+
+fn lines<T: Serialize>(items: &[T]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for i in items {
+        serde_json::to_writer(&mut out, i).expect("plain numbers and text");
+        out.push(b'\n');
+    }
+    out
+}
+
+fn refuse(mut stream: &UnixStream, why: &str) -> io::Result<()> {
+    stream.set_write_timeout(Some(REQUEST_TIME_MAX))?;
+    stream.write_all(format!("{}\n", serde_json::json!({ "error": why })).as_bytes())
+}
+
+fn follow(mut stream: &UnixStream, board: &StatusBoard, mut after: u64) -> io::Result<()> {
+    stream.set_write_timeout(Some(FOLLOWER_STALL_MAX))?;
+    while !has_gone(stream)? {
+        let events = board.await_events(after, FOLLOWER_CHECK);
+        if let Some(last) = events.last() {
+            after = last.seq;
+            stream.write_all(&lines(&events))?;
+        }
+    }
+    Ok(())
+}
+
+/// A hang-up is told without being asked for.
+fn has_gone(stream: &UnixStream) -> io::Result<bool> {
+    let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO)?;
+    Ok(fds[0].any().unwrap_or(true))
+}
