@@ -43,6 +43,8 @@ pub mod flag {
     pub const TRACE: u64 = 1;
     /// Count calls into [`super::Header::census`].
     pub const CENSUS: u64 = 2;
+    /// Hash memory in slices, one at a time: what a check costs is bounded, whatever the guest's size.
+    pub const MEMORY_SLICES: u64 = 4;
 }
 
 /// Initial mappings of the program, as the kernel made them at exec.
@@ -76,7 +78,7 @@ pub struct Header {
     /// Role of domain 0 at its start.
     pub role: AtomicU32,
     pub flags: AtomicU64,
-    /// Every so many input points at which the domain idles its memory is hashed; 0: never.
+    /// Every so many input points at which the domain idles its memory, or a slice of it, is hashed; 0: never.
     pub memory_every: AtomicU64,
     /// 1: the engine sleeps on the doorbell and wants a write to it.
     pub engine_waits: Line<AtomicU32>,

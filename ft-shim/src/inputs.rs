@@ -14,7 +14,7 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 use ft_log::entry::{Act, Applied, ClockSample, Entry, Event, FromGuest, HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use ft_log::ids::InputPoint;
-use ft_log::shared::idle;
+use ft_log::shared::{flag, idle};
 
 /// Signals that were sent to this process directly (bit n-1 = signal n), until an input point takes them.
 pub static DIRECT_SIGNALS: AtomicU64 = AtomicU64::new(0);
@@ -47,6 +47,7 @@ pub struct Inputs {
     /// What the domain's clock is ahead of the host's: each host counts from its own start.
     ahead_ns: i64,
     memory_every: u64,
+    memory_slices: bool,
     idles: u64,
     empty_reads: u32,
 }
@@ -70,6 +71,7 @@ impl Inputs {
             ft_log::shared::role::BACKUP => Mode::Backup,
             _ => Mode::Primary,
         };
+        let memory_slices = header.flags.load(Ordering::Relaxed) & flag::MEMORY_SLICES != 0;
         let memory_every = header.memory_every.load(Ordering::Relaxed);
         let buffer = alloc::vec![0u8; PAYLOAD_BYTES_MAX + HEADER_BYTES_MAX].into_boxed_slice();
         Self {
@@ -80,6 +82,7 @@ impl Inputs {
             buffer,
             ahead_ns: 0,
             memory_every,
+            memory_slices,
             idles: 0,
             empty_reads: 0,
         }
@@ -422,14 +425,18 @@ impl Kernel {
         }
     }
 
+    fn hash_some(&mut self) -> (u64, u64) {
+        if self.inputs.memory_slices { self.hash_slice() } else { self.hash_memory() }
+    }
+
     fn log_memory(&mut self) {
-        let (hash, pages) = self.hash_memory();
+        let (hash, pages) = self.hash_some();
         let point = InputPoint(self.inputs.point);
         self.inputs.send_entry(Entry::Memory { point, hash, pages });
     }
 
     fn check_memory(&mut self, hash: u64, pages: u64) {
-        let own = self.hash_memory();
+        let own = self.hash_some();
         if own != (hash, pages) {
             self.diverged(format_args!("memory {own:x?}, the primary had {:x?}", (hash, pages)));
         }
