@@ -97,7 +97,9 @@ pub enum Act<'a> {
     Close { conn: ConnId, reset: bool },
     /// The guest has read up to byte `upto`.
     Consumed { conn: ConnId, upto: u64 },
-    /// A socket listens.
+    /// A socket gets an address; port 0: any. Answered with the port, or an errno below zero.
+    Bind { listener: ListenerId, address: SocketAddr, v6only: bool, freebind: bool },
+    /// A socket listens. Answered with 0, or an errno below zero.
     Listen { listener: ListenerId, address: SocketAddr, backlog: u32, v6only: bool },
     Unlisten { listener: ListenerId },
     /// A socket option that the real connection needs too.
@@ -168,6 +170,7 @@ mod tag {
     pub const NOTE: u8 = 78;
     pub const LIVE: u8 = 79;
     pub const READS_PIPE: u8 = 80;
+    pub const BIND: u8 = 81;
 }
 
 impl<'a> Event<'a> {
@@ -341,6 +344,13 @@ impl<'a> Act<'a> {
                 w.uint(conn.0.into());
                 w.uint(upto);
             }
+            Act::Bind { listener, ref address, v6only, freebind } => {
+                w.u8(tag::BIND);
+                w.uint(listener.0.into());
+                w.address(address);
+                w.u8(v6only.into());
+                w.u8(freebind.into());
+            }
             Act::Listen { listener, ref address, backlog, v6only } => {
                 w.u8(tag::LISTEN);
                 w.uint(listener.0.into());
@@ -424,6 +434,12 @@ impl<'a> Act<'a> {
                 address: r.address()?,
                 backlog: r.u32()?,
                 v6only: flag(r)?,
+            },
+            tag::BIND => Act::Bind {
+                listener: ListenerId(r.u32()?),
+                address: r.address()?,
+                v6only: flag(r)?,
+                freebind: flag(r)?,
             },
             tag::UNLISTEN => Act::Unlisten { listener: ListenerId(r.u32()?) },
             tag::OPTION => {

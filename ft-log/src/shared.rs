@@ -4,7 +4,7 @@
 //! guest process maps it at [`SHARED_BASE`]. Layout changes demand a new [`VERSION`].
 
 use crate::ring::{Consumer, Control, Line, Producer, SharedBytes};
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 
 /// Where the shim's image is mapped.
 pub const SHIM_BASE: u64 = 0x2000_0000_0000;
@@ -43,6 +43,8 @@ pub mod flag {
     pub const TRACE: u64 = 1;
     /// Count calls into [`super::Header::census`].
     pub const CENSUS: u64 = 2;
+    /// Hash memory in slices, one at a time: what a check costs is bounded, whatever the guest's size.
+    pub const MEMORY_SLICES: u64 = 4;
 }
 
 /// Initial mappings of the program, as the kernel made them at exec.
@@ -76,7 +78,7 @@ pub struct Header {
     /// Role of domain 0 at its start.
     pub role: AtomicU32,
     pub flags: AtomicU64,
-    /// Every so many input points at which the domain idles its memory is hashed; 0: never.
+    /// Every so many input points at which the domain idles its memory, or a slice of it, is hashed; 0: never.
     pub memory_every: AtomicU64,
     /// 1: the engine sleeps on the doorbell and wants a write to it.
     pub engine_waits: Line<AtomicU32>,
@@ -108,6 +110,10 @@ pub struct DomainStatus {
     pub calls: AtomicU64,
     /// Current input point, for progress reports.
     pub point: AtomicU64,
+    /// The engine's answer to an act that has one; valid while `answered` is 1.
+    pub answer: AtomicI64,
+    /// 0: the guest waits for an answer.
+    pub answered: Line<AtomicU32>,
 }
 
 pub mod idle {

@@ -29,7 +29,7 @@ struct Recipe {
 
 const EVENTS: usize = 10;
 const ENTRIES: usize = EVENTS + 6;
-const ACTS: usize = 17;
+const ACTS: usize = 18;
 
 impl Recipe {
     fn entry(&self) -> Entry<'_> {
@@ -98,6 +98,12 @@ impl Recipe {
             },
             14 => Act::Note { text: bytes },
             15 => Act::PipeReader { pipe: PipeId(self.a) },
+            16 => Act::Bind {
+                listener: ListenerId(self.a),
+                address: self.local,
+                v6only: self.flag,
+                freebind: self.b & 1 != 0,
+            },
             _ => Act::Live { point: InputPoint(self.c) },
         }
     }

@@ -132,6 +132,19 @@ impl Limits {
     }
 }
 
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Monitor {
+    /// At every N-th point at which the primary's guest idles, a slice of its memory is compared; 0: never.
+    pub memory_every: u64,
+}
+
+impl Default for Monitor {
+    fn default() -> Self {
+        Self { memory_every: 64 }
+    }
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Control {
@@ -148,6 +161,8 @@ pub struct Config {
     pub arbiter: ArbiterConfig,
     #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub monitor: Monitor,
     pub control: Control,
 }
 

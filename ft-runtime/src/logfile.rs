@@ -131,6 +131,8 @@ pub struct Header {
     /// AT_RANDOM, hexadecimal.
     pub at_random: String,
     pub memory_every: u64,
+    #[serde(default)]
+    pub memory_slices: bool,
     pub kernel_release: String,
     /// Absolute; each has a state section of its own, in this order.
     pub state_dirs: Vec<OsText>,
@@ -694,6 +696,7 @@ mod tests {
             seed: u64::MAX,
             at_random: hex(&[7; 16]),
             memory_every: 0,
+            memory_slices: false,
             kernel_release: "6".into(),
             state_dirs: vec![OsText("/state".into())],
             stdout: StreamKind::Pipe,

@@ -22,6 +22,7 @@ pub struct Record {
     pub output: PathBuf,
     pub state_dirs: Vec<PathBuf>,
     pub memory_every: u64,
+    pub memory_slices: bool,
     pub command: Vec<OsString>,
     pub show: Show,
 }
@@ -29,7 +30,8 @@ pub struct Record {
 impl Record {
     /// The exit status.
     pub fn run(&self) -> Result<i32, Error> {
-        let s = Surroundings::here(&self.command, self.memory_every)?;
+        let mut s = Surroundings::here(&self.command, self.memory_every)?;
+        s.memory_slices = self.memory_slices;
         let dirs = state_dirs(&self.state_dirs, &self.output)?;
         let header = header(&s, &dirs)?;
         let writer = LogWriter::create(&self.output, &header, |k, out| archive::pack(&dirs[k], out))?;
@@ -81,6 +83,7 @@ fn header(s: &Surroundings, dirs: &[PathBuf]) -> Result<Header, Error> {
         seed: s.seed,
         at_random: hex(&s.at_random),
         memory_every: s.memory_every,
+        memory_slices: s.memory_slices,
         kernel_release: release.trim().into(),
         state_dirs: dirs.iter().map(|d| OsText(d.clone().into())).collect(),
         stdout: crate::replay::StreamKind::of(&io::stdout()),

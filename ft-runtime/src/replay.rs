@@ -133,6 +133,7 @@ fn surroundings(h: &Header) -> Result<Surroundings, Error> {
         seed: h.seed,
         at_random: h.at_random_bytes().ok_or_else(|| bad("at_random"))?,
         memory_every: h.memory_every,
+        memory_slices: h.memory_slices,
     })
 }
 

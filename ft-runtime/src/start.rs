@@ -71,6 +71,8 @@ pub struct Surroundings {
     pub seed: u64,
     pub at_random: [u8; 16],
     pub memory_every: u64,
+    /// Only a slice of memory is hashed each time.
+    pub memory_slices: bool,
 }
 
 impl Surroundings {
@@ -92,6 +94,7 @@ impl Surroundings {
             seed: u64::from_le_bytes(seed.try_into().expect("eight bytes")),
             at_random: at_random.try_into().expect("sixteen bytes"),
             memory_every,
+            memory_slices: false,
         })
     }
 
@@ -103,7 +106,7 @@ impl Surroundings {
             cwd: self.cwd.clone(),
             umask: self.umask,
             role,
-            flags,
+            flags: flags | if self.memory_slices { flag::MEMORY_SLICES } else { 0 },
             memory_every: self.memory_every,
             seed: self.seed,
             at_random: self.at_random,

@@ -234,6 +234,7 @@ fn a_domain_far_behind_in_the_log_is_fed() {
         seed: 0,
         at_random: String::new(),
         memory_every: 0,
+        memory_slices: false,
         kernel_release: String::new(),
         state_dirs: vec![],
         stdout: Default::default(),

@@ -4,8 +4,8 @@ mod fake;
 
 use fake::{MemoryLog, PATIENCE, Rig, Server, echo};
 use ft_log::entry::{Act, Entry, Event, TX_WINDOW_BYTES};
-use ft_log::ids::ConnId;
-use ft_runtime::engine::{Ended, EngineError};
+use ft_log::ids::{ConnId, ListenerId};
+use ft_runtime::engine::Ended;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
@@ -295,19 +295,22 @@ fn data_after_the_guests_close_draws_a_reset() {
 }
 
 #[test]
-fn an_address_in_use_is_named() {
+fn an_address_in_use_is_the_guests_to_know() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let mut rig = Rig::primary(move |server, _| {
-        server.listen(address)?;
-        while server.step()?.is_some() {}
-        Ok(())
+    let (tell, told) = std::sync::mpsc::channel();
+    let mut rig = Rig::primary(move |server, free| {
+        let bind = |n, address| Act::Bind { listener: ListenerId(n), address, v6only: false, freebind: false };
+        let mut ask = |a| server.io.ask(a).map(|r| tell.send(r).unwrap());
+        ask(bind(1, address))?;
+        ask(bind(2, free))?;
+        ask(Act::Listen { listener: ListenerId(2), address: free, backlog: 5, v6only: false })?;
+        ask(Act::Listen { listener: ListenerId(3), address, backlog: 5, v6only: false })?;
+        server.io.exit(0)
     });
-    let error = rig.join().unwrap_err();
-    assert!(matches!(&error, EngineError::Listen { address: a, .. } if *a == address));
-    let text = error.to_string();
-    assert!(text.contains(&address.to_string()) && text.contains("in use"), "{text}");
-    assert!(rig.process.killed.load(Ordering::SeqCst), "no guest survives its engine");
+    assert_eq!(rig.join().unwrap().ended, Ended::Exited { status: 0, logged: true });
+    let in_use = -i64::from(libc::EADDRINUSE);
+    assert_eq!(told.iter().collect::<Vec<_>>(), [in_use, rig.address.port().into(), 0, in_use]);
 }
 
 #[test]

@@ -77,6 +77,18 @@ impl Channel {
         }
     }
 
+    /// Sends an act that the engine answers, and waits for that. The guest can't notice the wait.
+    pub fn ask(&mut self, m: &FromGuest) -> i64 {
+        let status = &self.control().status;
+        status.answered.0.store(0, Ordering::Relaxed);
+        self.send(m);
+        self.announce();
+        while status.answered.0.load(Ordering::Acquire) == 0 {
+            futex_wait(&status.answered.0, 0, None);
+        }
+        status.answer.load(Ordering::Relaxed)
+    }
+
     /// Copies the next message from the engine into `buffer` and takes it off the ring; its length.
     pub fn pop(&mut self, buffer: &mut [u8]) -> Option<usize> {
         let n = self.to_guest.pop_into(buffer).expect("ring to guest corrupt");

@@ -14,7 +14,7 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 use ft_log::entry::{Act, Applied, ClockSample, Entry, Event, FromGuest, HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use ft_log::ids::InputPoint;
-use ft_log::shared::idle;
+use ft_log::shared::{flag, idle};
 
 /// Signals that were sent to this process directly (bit n-1 = signal n), until an input point takes them.
 pub static DIRECT_SIGNALS: AtomicU64 = AtomicU64::new(0);
@@ -47,6 +47,7 @@ pub struct Inputs {
     /// What the domain's clock is ahead of the host's: each host counts from its own start.
     ahead_ns: i64,
     memory_every: u64,
+    memory_slices: bool,
     idles: u64,
     empty_reads: u32,
 }
@@ -70,6 +71,7 @@ impl Inputs {
             ft_log::shared::role::BACKUP => Mode::Backup,
             _ => Mode::Primary,
         };
+        let memory_slices = header.flags.load(Ordering::Relaxed) & flag::MEMORY_SLICES != 0;
         let memory_every = header.memory_every.load(Ordering::Relaxed);
         let buffer = alloc::vec![0u8; PAYLOAD_BYTES_MAX + HEADER_BYTES_MAX].into_boxed_slice();
         Self {
@@ -80,6 +82,7 @@ impl Inputs {
             buffer,
             ahead_ns: 0,
             memory_every,
+            memory_slices,
             idles: 0,
             empty_reads: 0,
         }
@@ -139,6 +142,12 @@ impl Kernel {
     pub fn act(&mut self, a: &Act) {
         self.cover();
         self.inputs.channel.send(&FromGuest::Act(a.clone()));
+    }
+
+    /// Like `act`; what the engine answers. Only the primary's engine does, so the answer belongs into a record.
+    pub fn ask(&mut self, a: &Act) -> i64 {
+        self.cover();
+        self.inputs.channel.ask(&FromGuest::Act(a.clone()))
     }
 
     fn cover(&mut self) {
@@ -416,14 +425,18 @@ impl Kernel {
         }
     }
 
+    fn hash_some(&mut self) -> (u64, u64) {
+        if self.inputs.memory_slices { self.hash_slice() } else { self.hash_memory() }
+    }
+
     fn log_memory(&mut self) {
-        let (hash, pages) = self.hash_memory();
+        let (hash, pages) = self.hash_some();
         let point = InputPoint(self.inputs.point);
         self.inputs.send_entry(Entry::Memory { point, hash, pages });
     }
 
     fn check_memory(&mut self, hash: u64, pages: u64) {
-        let own = self.hash_memory();
+        let own = self.hash_some();
         if own != (hash, pages) {
             self.diverged(format_args!("memory {own:x?}, the primary had {:x?}", (hash, pages)));
         }
@@ -434,39 +447,61 @@ impl Kernel {
         self.begin_point();
         let digest = self.digest.0;
         if self.inputs.mode == Mode::Backup {
-            loop {
-                let point = self.inputs.point;
-                match self.await_head() {
-                    Head::Memory(p, hash, pages) if p == point => {
-                        self.inputs.drop_head();
-                        self.check_memory(hash, pages);
-                    }
-                    Head::Passed(p) if p <= point => self.inputs.drop_head(),
-                    Head::Exit(s, d) if (s, d) == (status, digest) => {
-                        self.inputs.drop_head();
-                        break;
-                    }
-                    Head::Exit(s, d) => self.diverged(format_args!(
-                        "ends with {status:#x} and digest {digest:016x}; the primary with {s:#x} and {d:016x}"
-                    )),
-                    Head::GoLive(min) => {
-                        self.inputs.drop_head();
-                        self.go_live(min);
-                        break;
-                    }
-                    h => {
-                        let what = h.name();
-                        self.diverged(format_args!("the domain ends, the log has {what}"));
-                    }
-                }
-            }
+            self.follow_to_end();
         } else if self.inputs.memory_every != 0 {
             self.log_memory();
         }
+        // What closing says comes between, as it did on the primary: others may have heard it already.
         self.close_all();
-        self.cover();
+        if self.inputs.mode == Mode::Backup {
+            self.follow_exit(status, digest);
+        } else {
+            self.cover();
+        }
         self.inputs.send_entry(Entry::Exit { status, digest });
         self.inputs.channel.announce();
+    }
+
+    /// To where the primary had begun to close what was open.
+    fn follow_to_end(&mut self) {
+        loop {
+            let point = self.inputs.point;
+            match self.await_head() {
+                Head::Memory(p, hash, pages) if p == point => {
+                    self.inputs.drop_head();
+                    self.check_memory(hash, pages);
+                }
+                Head::Passed(p) if p < point => self.inputs.drop_head(),
+                Head::Passed(p) if p == point => return self.inputs.drop_head(),
+                Head::Exit(..) => return,
+                Head::GoLive(min) => {
+                    self.inputs.drop_head();
+                    return self.go_live(min);
+                }
+                h => {
+                    let what = h.name();
+                    self.diverged(format_args!("the domain ends, the log has {what}"));
+                }
+            }
+        }
+    }
+
+    fn follow_exit(&mut self, status: i32, digest: u64) {
+        match self.await_head() {
+            Head::Exit(s, d) if (s, d) == (status, digest) => self.inputs.drop_head(),
+            Head::Exit(s, d) => self.diverged(format_args!(
+                "ends with {status:#x} and digest {digest:016x}; the primary with {s:#x} and {d:016x}"
+            )),
+            Head::GoLive(min) => {
+                self.inputs.drop_head();
+                self.go_live(min);
+                self.inputs.logged = self.inputs.point;
+            }
+            h => {
+                let what = h.name();
+                self.diverged(format_args!("the domain has ended, the log has {what}"));
+            }
+        }
     }
 
     /// The two hosts are not in lockstep any more: says how, and stops.

@@ -73,6 +73,9 @@ struct RecordArgs {
     /// Hash the server's memory at every N-th input point at which it idles (0: never).
     #[arg(long, value_name = "N", default_value_t = 0)]
     memory_every: u64,
+    /// Hash 64 pages of it each time, not all: for servers with much memory.
+    #[arg(long)]
+    memory_slices: bool,
     #[command(flatten)]
     guest: Guest,
 }
@@ -154,6 +157,7 @@ fn run(cli: Cli) -> Result<i32, Error> {
             output: r.output,
             state_dirs: r.state,
             memory_every: r.memory_every,
+            memory_slices: r.memory_slices,
             command: r.guest.command,
             show: Show { trace: r.guest.trace, calls: false },
         }

@@ -11,8 +11,9 @@ use super::unlogged::Unlogged;
 use super::{Across, Core, DRAIN_FRAMES_MAX, Ended, EngineError, Part, Stats, across};
 use crate::front::{Front, ListenSpec, Token};
 use ft_log::entry::{Act, Entry, FromGuest};
-use ft_log::ids::{DomainId, LogIndex};
+use ft_log::ids::{DomainId, LogIndex, PipeId};
 use ft_log::shared::DOMAINS_MAX;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// Groups given to one domain before the others have their turn.
@@ -308,19 +309,21 @@ impl<S: Source> Backup<S> {
     }
 }
 
-fn close_pipe(d: &mut Domain, pipe: ft_log::ids::PipeId) {
-    if !d.pipes_closed.contains(&pipe) {
-        d.pipes_closed.push(pipe);
-    }
+fn close_pipe(d: &mut Domain, pipe: PipeId) {
+    *d.pipe_closings.entry(pipe).or_default() += 1;
+}
+
+fn count(counts: &HashMap<PipeId, u64>, pipe: &PipeId) -> u64 {
+    counts.get(pipe).copied().unwrap_or(0)
 }
 
 fn is_met(need: &Need, domain: &Domain, children_gone: &[u64; DOMAINS_MAX]) -> bool {
     match need {
         Need::ChildGone { child, nth } => children_gone.get(usize::from(child.0)).is_some_and(|n| n >= nth),
-        Need::PipeBytes { pipe, upto } => {
-            domain.pipe_bytes.get(pipe).is_some_and(|n| n >= upto) || domain.pipes_closed.contains(pipe)
+        Need::PipeBytes { pipe, upto, closings } => {
+            count(&domain.pipe_bytes, pipe) >= *upto || count(&domain.pipe_closings, pipe) > *closings
         }
-        Need::PipeClosed { pipe } => domain.pipes_closed.contains(pipe),
+        Need::PipeClosed { pipe, nth } => count(&domain.pipe_closings, pipe) >= *nth,
     }
 }
 

@@ -39,7 +39,8 @@ pub struct Domain {
     pub pipes_open: Vec<PipeId>,
     /// Bytes of each pipe that other domains have written for this one to read.
     pub pipe_bytes: HashMap<PipeId, u64>,
-    pub pipes_closed: Vec<PipeId>,
+    /// How often each pipe was closed by another domain.
+    pub pipe_closings: HashMap<PipeId, u64>,
 }
 
 impl Domain {
@@ -63,7 +64,7 @@ impl Domain {
             exit: None,
             pipes_open: Vec::new(),
             pipe_bytes: HashMap::new(),
-            pipes_closed: Vec::new(),
+            pipe_closings: HashMap::new(),
         }
     }
 
@@ -107,6 +108,14 @@ impl Domain {
         if self.control.from_guest.must_wake_producer() {
             sys::futex_wake(&self.control.from_guest.producer_waits.0);
         }
+    }
+
+    /// To an act that has an answer: the guest waits for it.
+    pub fn answer(&self, value: i64) {
+        let s = &self.control.status;
+        s.answer.store(value, Ordering::Relaxed);
+        s.answered.0.store(1, Ordering::Release);
+        sys::futex_wake(&s.answered.0);
     }
 
     /// Bytes that wait for room in the ring.

@@ -47,9 +47,10 @@ pub enum FeedError {
 pub enum Need {
     /// Our child in that slot has ended for the n-th time, and its slot is free.
     ChildGone { child: DomainId, nth: u64 },
-    /// Our pipe has had so many bytes.
-    PipeBytes { pipe: PipeId, upto: u64 },
-    PipeClosed { pipe: PipeId },
+    /// Our pipe has had so many bytes, or was closed once more than that many times: then they will not come.
+    PipeBytes { pipe: PipeId, upto: u64, closings: u64 },
+    /// Our pipe was closed for the n-th time: each child that holds it closes it once.
+    PipeClosed { pipe: PipeId, nth: u64 },
 }
 
 /// What is given to a domain in one piece.
@@ -78,6 +79,7 @@ struct Lane {
     pending_bytes: usize,
     next: Option<Group>,
     pipe_bytes: HashMap<PipeId, u64>,
+    pipe_closings: HashMap<PipeId, u64>,
     child_exits: [u64; DOMAINS_MAX],
 }
 
@@ -187,9 +189,14 @@ fn need(lane: &mut Lane, e: &Entry) -> Option<Need> {
         Entry::Event(Event::PipeData { pipe, bytes }) => {
             let upto = lane.pipe_bytes.entry(pipe).or_default();
             *upto += bytes.len() as u64;
-            Some(Need::PipeBytes { pipe, upto: *upto })
+            let closings = lane.pipe_closings.get(&pipe).copied().unwrap_or(0);
+            Some(Need::PipeBytes { pipe, upto: *upto, closings })
         }
-        Entry::Event(Event::PipeClosed { pipe }) => Some(Need::PipeClosed { pipe }),
+        Entry::Event(Event::PipeClosed { pipe }) => {
+            let nth = lane.pipe_closings.entry(pipe).or_default();
+            *nth += 1;
+            Some(Need::PipeClosed { pipe, nth: *nth })
+        }
         _ => None,
     }
 }
@@ -268,6 +275,9 @@ mod tests {
             (0, applied(2, 3)),
             (0, child_exit(0)),
             (0, applied(3, 1)),
+            (0, Entry::Event(Event::PipeData { pipe, bytes: b"f" })),
+            (0, Entry::Event(Event::PipeClosed { pipe })),
+            (0, applied(4, 2)),
         ]);
         let mut needs = Vec::new();
         while f.peek(DomainId(0)).unwrap().is_some() {
@@ -278,9 +288,10 @@ mod tests {
         assert_eq!(
             needs,
             [
-                vec![Need::PipeBytes { pipe, upto: 3 }],
-                vec![Need::PipeBytes { pipe, upto: 5 }, Need::PipeClosed { pipe }, gone(1)],
-                vec![gone(2)]
+                vec![Need::PipeBytes { pipe, upto: 3, closings: 0 }],
+                vec![Need::PipeBytes { pipe, upto: 5, closings: 0 }, Need::PipeClosed { pipe, nth: 1 }, gone(1)],
+                vec![gone(2)],
+                vec![Need::PipeBytes { pipe, upto: 6, closings: 1 }, Need::PipeClosed { pipe, nth: 2 }]
             ]
         );
     }

@@ -3,7 +3,7 @@
 use super::domain::Exit;
 use super::log::Log;
 use super::{Across, Core, DRAIN_FRAMES_MAX, Ended, EngineError, Part, Stats, across};
-use crate::front::{Front, Inbox, Token};
+use crate::front::{Front, Inbox, ListenSpec, Token};
 use crate::logfile::End;
 use ft_log::codec::Writer;
 use ft_log::entry::{Act, DIGEST_FORCED, Entry, Event, FromGuest, HEADER_BYTES_MAX};
@@ -54,6 +54,11 @@ fn event(log: &mut dyn Log, core: &mut Core, entries: &mut u64, to: DomainId, ev
     log.append(to, &head[..n], payload)?;
     *entries += 1;
     domain.push(&head[..n], payload).map_err(EngineError::corrupt(to))
+}
+
+/// As a call returns it.
+fn errno(e: &std::io::Error) -> i64 {
+    -i64::from(e.raw_os_error().unwrap_or(libc::EADDRNOTAVAIL))
 }
 
 struct ServiceInbox<'a> {
@@ -132,6 +137,7 @@ impl Primary {
         d: DomainId,
         barrier: &mut LogIndex,
         exit: &mut Option<Exit>,
+        answer: &mut Option<i64>,
         frame: &[u8],
         message: FromGuest,
     ) -> Result<Option<Across>, EngineError> {
@@ -158,14 +164,20 @@ impl Primary {
             Act::Output { conn, .. } | Act::Shutdown { conn } if d != SERVICE => {
                 return Err(EngineError::Guest(format!("domain {d}, a fork child, used connection {conn} of the service")));
             }
-            Act::Listen { address, .. } if d != SERVICE => {
-                return Err(EngineError::Guest(format!("domain {d}, a fork child, listens on {address}")));
-            }
+            // Clients of a child's would be lost with it.
+            Act::Bind { .. } | Act::Listen { .. } if d != SERVICE => *answer = Some(-i64::from(libc::EADDRNOTAVAIL)),
             Act::Output { conn, bytes } => self.front.output(conn, bytes, barrier)?,
             Act::Consumed { conn, upto } => self.front.consumed(conn, upto)?,
             Act::Shutdown { conn } => self.front.shutdown(conn, barrier)?,
             Act::Close { conn, reset } => self.front.close(conn, reset, barrier)?,
-            Act::Listen { listener, address, backlog, v6only } => self.front.listen(listener, address, backlog, v6only)?,
+            Act::Bind { listener, address, v6only, freebind } => {
+                let port = self.front.bind(listener, address, v6only, freebind);
+                *answer = Some(port.map_or_else(|e| errno(&e), i64::from));
+            }
+            Act::Listen { listener, address, backlog, v6only } => {
+                let done = self.front.listen(listener, ListenSpec { address, backlog, v6only });
+                *answer = Some(done.map_or_else(|e| errno(&e), |()| 0));
+            }
             Act::Unlisten { listener } => self.front.unlisten(listener),
             Act::Option { conn, level, name, value } => self.front.option(conn, level, name, value),
             Act::Live { point } => tracing::info!(domain = %d, %point, "live"),
@@ -250,7 +262,7 @@ impl Part for Primary {
         for _ in 0..DRAIN_FRAMES_MAX {
             let Core { domains, trace, refused, .. } = core;
             let Some(domain) = domains[usize::from(d.0)].as_mut() else { return Ok(false) };
-            let (barrier, exit) = (&mut domain.barrier, &mut domain.exit);
+            let (barrier, exit, mut answer) = (&mut domain.barrier, &mut domain.exit, None);
             let handled = domain
                 .from_guest
                 .with_next(|frame| {
@@ -258,14 +270,17 @@ impl Part for Primary {
                         Err(e) => Err(EngineError::decode(d, e)),
                         Ok(FromGuest::Act(a)) => match Core::common_act(trace, refused, d, &a) {
                             Ok(true) => Ok(None),
-                            Ok(false) => self.message(d, barrier, exit, frame, FromGuest::Act(a)),
+                            Ok(false) => self.message(d, barrier, exit, &mut answer, frame, FromGuest::Act(a)),
                             Err(e) => Err(e),
                         },
-                        Ok(m) => self.message(d, barrier, exit, frame, m),
+                        Ok(m) => self.message(d, barrier, exit, &mut answer, frame, m),
                     };
                     (true, result)
                 })
                 .map_err(EngineError::corrupt(d))?;
+            if let Some(value) = answer {
+                domain.answer(value);
+            }
             match handled {
                 None => return Ok(false),
                 Some(Ok(None)) => {}

@@ -24,8 +24,11 @@ pub enum Accepted {
     Lost,
 }
 
-impl Listener {
-    pub fn bind(address: SocketAddr, backlog: u32, v6only: bool) -> io::Result<Self> {
+/// A socket with an address that doesn't listen yet.
+pub struct Bound(Socket);
+
+impl Bound {
+    pub fn bind(address: SocketAddr, v6only: bool, freebind: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
@@ -34,13 +37,29 @@ impl Listener {
         if address.is_ipv6() {
             socket.set_only_v6(v6only)?;
         }
+        match (freebind, address) {
+            (false, _) => {}
+            (true, SocketAddr::V4(_)) => socket.set_freebind_v4(true)?,
+            (true, SocketAddr::V6(_)) => socket.set_freebind_v6(true)?,
+        }
         socket.bind(&SockAddr::from(address))?;
+        Ok(Self(socket))
+    }
+
+    pub fn port(&self) -> io::Result<u16> {
+        self.0.local_addr()?.as_socket().map(|a| a.port()).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    pub fn listen(self, backlog: u32) -> io::Result<Listener> {
+        let socket = self.0;
         // Which of a client's attempts a connection is, the gate learns from its SYN.
         crate::gate::saved_syn::keep(std::os::fd::AsFd::as_fd(&socket))?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        Ok(Self { socket: socket.into(), ready: true })
+        Ok(Listener { socket: socket.into(), ready: true })
     }
+}
 
+impl Listener {
     pub fn socket(&self) -> &TcpListener {
         &self.socket
     }

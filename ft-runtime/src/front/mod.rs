@@ -13,11 +13,12 @@ use crate::engine::EngineError;
 use connection::{Beyond, Connection, Filled, Pumped, SocketOption};
 use ft_log::entry::{Event, PAYLOAD_BYTES_MAX};
 use ft_log::ids::{ConnId, ListenerId, LogIndex};
-use listener::{Accepted, Listener};
+use listener::{Accepted, Bound, Listener};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
@@ -125,6 +126,8 @@ pub enum Deed {
 pub struct Front {
     epoll: Rc<Epoll>,
     listeners: HashMap<ListenerId, Listener>,
+    /// They have an address, and don't listen.
+    bound: HashMap<ListenerId, Bound>,
     /// Listeners of the guest whose sockets another host has.
     elsewhere: HashMap<ListenerId, ListenSpec>,
     /// What the owner of the gate must know, since it last looked.
@@ -153,6 +156,7 @@ impl Front {
         Self {
             epoll,
             listeners: HashMap::new(),
+            bound: HashMap::new(),
             elsewhere: HashMap::new(),
             deeds: Vec::new(),
             watched: false,
@@ -172,22 +176,30 @@ impl Front {
 
     // What the guest asks.
 
-    pub fn listen(
-        &mut self,
-        id: ListenerId,
-        address: SocketAddr,
-        backlog: u32,
-        v6only: bool,
-    ) -> Result<(), EngineError> {
-        if self.listeners.len() >= LISTENERS_MAX {
-            return Err(EngineError::Guest(format!("it has more than {LISTENERS_MAX} listening sockets")));
+    /// Its port.
+    pub fn bind(&mut self, id: ListenerId, address: SocketAddr, v6only: bool, freebind: bool) -> io::Result<u16> {
+        if self.listeners.len() + self.bound.len() >= LISTENERS_MAX {
+            return Err(io::Error::from_raw_os_error(libc::ENFILE));
         }
-        let listener = Listener::bind(address, backlog, v6only)
-            .map_err(|source| EngineError::Listen { address, source })?;
+        let bound = Bound::bind(address, v6only, freebind)?;
+        let port = bound.port()?;
+        self.bound.insert(id, bound);
+        Ok(port)
+    }
+
+    /// One that has no address yet, because it got it at another host, gets it here.
+    pub fn listen(&mut self, id: ListenerId, spec: ListenSpec) -> io::Result<()> {
+        let ListenSpec { address, backlog, v6only } = spec;
+        if self.listeners.len() + self.bound.len() >= LISTENERS_MAX {
+            return Err(io::Error::from_raw_os_error(libc::ENFILE));
+        }
+        let bound = match self.bound.remove(&id) {
+            Some(b) => b,
+            None => Bound::bind(address, v6only, false)?,
+        };
+        let listener = bound.listen(backlog)?;
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-        self.epoll
-            .add(listener.socket(), EpollEvent::new(flags, Token::Listener(id).encode()))
-            .map_err(|e| EngineError::system("watching a listening socket", e))?;
+        self.epoll.add(listener.socket(), EpollEvent::new(flags, Token::Listener(id).encode()))?;
         tracing::debug!(%address, listener = %id, "listening");
         self.listeners.insert(id, listener);
         Ok(())
@@ -195,6 +207,7 @@ impl Front {
 
     pub fn unlisten(&mut self, id: ListenerId) {
         self.listeners.remove(&id);
+        self.bound.remove(&id);
         self.elsewhere.remove(&id);
     }
 
@@ -259,6 +272,7 @@ impl Front {
     /// The guest ended: what it held is closed as the kernel would.
     pub fn close_all(&mut self, barrier: LogIndex) {
         self.listeners.clear();
+        self.bound.clear();
         let ids: Vec<ConnId> = self.connections.keys().copied().collect();
         for id in ids {
             if let Some(c) = self.connections.get_mut(&id) {
@@ -356,7 +370,7 @@ impl Front {
     /// The listening sockets are made here.
     pub fn listen_here(&mut self) -> Result<(), EngineError> {
         for (id, s) in std::mem::take(&mut self.elsewhere) {
-            self.listen(id, s.address, s.backlog, s.v6only)?;
+            self.listen(id, s).map_err(|source| EngineError::Listen { address: s.address, source })?;
         }
         Ok(())
     }

@@ -94,6 +94,7 @@ impl StartMessage {
             seed: self.seed,
             at_random: at_random_bytes(&self.at_random)?,
             memory_every: self.memory_every,
+            memory_slices: true,
         })
     }
 }
@@ -101,7 +102,8 @@ impl StartMessage {
 /// The service's surroundings as the configuration has them, not as our own happen to be.
 fn surroundings(c: &Config) -> Result<Surroundings, Error> {
     let command: Vec<OsString> = c.service.command.iter().map(OsString::from).collect();
-    let mut s = Surroundings::here(&command, 0)?;
+    let mut s = Surroundings::here(&command, c.monitor.memory_every)?;
+    s.memory_slices = true;
     s.cwd = c.service.cwd.clone().unwrap_or_else(|| "/".into());
     s.umask = 0o022;
     let default = [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/"), ("LANG", "C.UTF-8")];

@@ -226,6 +226,20 @@ impl Io {
         self.send(&FromGuest::Act(a))
     }
 
+    /// An act that the engine answers.
+    pub fn ask(&mut self, a: Act) -> Result<i64, Killed> {
+        let status = &self.segment.domain(self.domain.0).status;
+        status.answered.0.store(0, Ordering::SeqCst);
+        self.act(a)?;
+        while status.answered.0.load(Ordering::SeqCst) == 0 {
+            if self.is_killed() {
+                return Err(Killed);
+            }
+            std::thread::yield_now();
+        }
+        Ok(status.answer.load(Ordering::SeqCst))
+    }
+
     fn ring_doorbell(&self) {
         let word = &self.segment.header().engine_waits.0;
         std::sync::atomic::fence(Ordering::SeqCst);

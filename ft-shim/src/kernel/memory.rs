@@ -10,6 +10,8 @@ use alloc::vec::Vec;
 use ft_log::shared::{Header, SHIM_REGION, map_kind};
 
 const PAGE: u64 = 4096;
+/// Pages that are compared at a time where memory is compared in slices.
+const SLICE_PAGES: u64 = 64;
 /// Mappings are placed below this, downwards.
 const TOP: u64 = 0x7f00_0000_0000;
 /// Mappings that ask for the low 2 GiB.
@@ -53,6 +55,8 @@ pub struct Memory {
     brk_start: u64,
     brk: u64,
     stack_top: u64,
+    /// Where the next slice of the comparison begins.
+    compared_upto: u64,
 }
 
 const fn align(n: u64) -> Option<u64> {
@@ -64,7 +68,7 @@ const fn align(n: u64) -> Option<u64> {
 
 impl Memory {
     pub fn new(h: &Header) -> Self {
-        let mut m = Self { vmas: Vec::new(), brk_start: h.brk_start, brk: h.brk_start, stack_top: 0 };
+        let mut m = Self { vmas: Vec::new(), brk_start: h.brk_start, brk: h.brk_start, stack_top: 0, compared_upto: 0 };
         for i in &h.initial_maps[..h.initial_maps_len as usize] {
             let mut start = i.start;
             let kind = match i.kind {
@@ -394,20 +398,10 @@ impl Kernel {
         const CHUNK_PAGES: u64 = 2048;
         let mut resident = alloc::vec![0u8; CHUNK_PAGES as usize];
         let (mut sum, mut pages) = (0u64, 0u64);
-        let main_rsp = if self.threads.exists(0) { self.regs_mut(0)[reg::RSP] } else { 0 };
-        for v in &self.memory.vmas {
-            if !v.written || v.prot & PROT_READ == 0 || v.kind == Kind::Kernel {
-                continue;
-            }
-            let mut at = v.start;
-            if v.kind == Kind::Stack {
-                if main_rsp < v.start || main_rsp >= v.end {
-                    continue;
-                }
-                at = (main_rsp - 128) & !(PAGE - 1);
-            }
-            while at < v.end {
-                let n = ((v.end - at) / PAGE).min(CHUNK_PAGES);
+        for (start, end, _) in self.compared_memory() {
+            let mut at = start;
+            while at < end {
+                let n = ((end - at) / PAGE).min(CHUNK_PAGES);
                 // SAFETY: writes one byte per page into `resident`.
                 let r = unsafe { raw!(nr::MINCORE, at, n * PAGE, resident.as_mut_ptr() as u64) };
                 for i in 0..n {
@@ -428,6 +422,48 @@ impl Kernel {
             }
         }
         (sum, pages)
+    }
+
+    /// Hash of the next few pages, and how many of them are not empty; from the first again after the last.
+    ///
+    /// Residency is not asked: under memory pressure it differs between hosts. So shared mappings are left out, of which
+    /// a look would make pages.
+    pub fn hash_slice(&mut self) -> (u64, u64) {
+        let mut bytes = [0u8; PAGE as usize];
+        let (mut sum, mut pages, mut left) = (0u64, 0u64, SLICE_PAGES);
+        let from = self.memory.compared_upto;
+        for (start, end, shared) in self.compared_memory() {
+            let mut at = start.max(from);
+            while !shared && at < end {
+                if left == 0 {
+                    self.memory.compared_upto = at;
+                    return (sum, pages);
+                }
+                left -= 1;
+                // Beyond the end of a mapped file there is nothing, on both hosts.
+                if crate::user::copy_in(&mut bytes, at).is_ok() && bytes.iter().any(|b| *b != 0) {
+                    sum = sum.wrapping_add(hash(at, &bytes));
+                    pages += 1;
+                }
+                at += PAGE;
+            }
+        }
+        self.memory.compared_upto = 0;
+        (sum, pages)
+    }
+
+    /// Start and end of all that the guest could write, in order, and if it is shared; of the main stack only what is in
+    /// use.
+    fn compared_memory(&mut self) -> Vec<(u64, u64, bool)> {
+        let rsp = if self.threads.exists(0) { self.regs_mut(0)[reg::RSP] } else { 0 };
+        let compared = self.memory.vmas.iter().filter(|v| v.written && v.prot & PROT_READ != 0 && v.kind != Kind::Kernel);
+        compared
+            .filter_map(|v| match v.kind {
+                Kind::Stack if rsp < v.start || rsp >= v.end => None,
+                Kind::Stack => Some(((rsp - 128) & !(PAGE - 1), v.end, v.shared)),
+                _ => Some((v.start, v.end, v.shared)),
+            })
+            .collect()
     }
 
     /// Hash of each mapping, for finding what differs.

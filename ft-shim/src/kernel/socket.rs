@@ -37,8 +37,6 @@ pub enum State {
 }
 
 pub struct Listening {
-    /// As the engine knows it; a Unix socket's it doesn't.
-    id: Option<ListenerId>,
     pub queue: VecDeque<Waiting>,
     backlog: usize,
 }
@@ -62,6 +60,8 @@ pub struct Socket {
     pub kind: u32,
     pub state: State,
     pub bound: Option<SocketAddr>,
+    /// The engine's socket with that address.
+    reserved: Option<ListenerId>,
     /// Of a bound Unix socket, as in its address.
     pub name: Vec<u8>,
     options: BTreeMap<(u32, u32), Vec<u8>>,
@@ -470,14 +470,14 @@ impl Kernel {
         if s.foreign {
             return;
         }
+        if let Some(listener) = s.reserved {
+            self.net.listeners.remove(&listener);
+            self.act(&Act::Unlisten { listener });
+        }
         match s.state {
             State::Fresh | State::Mute => {}
             State::Inner(c) => self.close_pair(c.pair),
             State::Listening(l) => {
-                if let Some(id) = l.id {
-                    self.net.listeners.remove(&id);
-                    self.act(&Act::Unlisten { listener: id });
-                }
                 self.changed = true; // who waits to connect will not
                 for waiting in l.queue {
                     match waiting {
@@ -505,6 +505,13 @@ impl Kernel {
             State::Inner(c) => Ok(self.pipes.at(c.pair.rx).len()),
             State::Fresh | State::Mute => Ok(0),
             State::Listening(_) => Err(EINVAL),
+        }
+    }
+
+    fn has_address(&mut self, d: DescId, (listener, at): (ListenerId, SocketAddr)) {
+        self.net.hold_port(at.port(), d);
+        if let Object::Socket(s) = &mut self.fds.at_mut(d).object {
+            (s.bound, s.reserved) = (Some(at), Some(listener));
         }
     }
 
@@ -574,7 +581,7 @@ pub fn socket(k: &mut Kernel, a: &Args) -> Reply {
         (made?.kind, State::Mute)
     };
     let options = BTreeMap::new();
-    let s = Socket { family, kind, state, bound: None, name: Vec::new(), options, foreign: false };
+    let s = Socket { family, kind, state, bound: None, reserved: None, name: Vec::new(), options, foreign: false };
     k.install(Object::Socket(s), flags | 2)
 }
 
@@ -590,59 +597,37 @@ pub fn bind(k: &mut Kernel, a: &Args) -> Reply {
         return Err(EINVAL);
     }
     let family = s.family;
-    let mut at = decode_address(a[1], a[2], family)?;
+    let at = decode_address(a[1], a[2], family)?;
     const FREEBIND: (u32, u32) = (0, 15);
-    if !(at.ip().is_unspecified() || at.ip().is_loopback() || s.option(FREEBIND.0, FREEBIND.1) != 0) {
-        host_port(k, at.ip())?;
-    }
-    if at.port() == 0 {
-        at.set_port(any_port(k, at.ip())?);
-    } else if conflicts(k, d, at) {
+    let (v6only, freebind) = (s.v6only(), s.option(FREEBIND.0, FREEBIND.1) != 0);
+    if at.port() != 0 && conflicts(k, d, at) {
         return Err(EADDRINUSE);
     }
-    k.net.hold_port(at.port(), d);
-    let (_, s) = k.own_socket(a[0])?;
-    s.bound = Some(at);
+    let reserved = reserve(k, at, v6only, freebind)?;
+    k.has_address(d, reserved);
     done(0)
 }
 
-/// Whether an address is the service's, and which of its ports are free, is known to the host alone, so it is recorded:
-/// a socket is bound to the address, on any port, and closed. The port, or why there is none.
-fn host_port(k: &mut Kernel, ip: IpAddr) -> Result<u16, i64> {
+/// Whether an address is the service's, and which of its ports are free, is known to the host alone: the engine binds a
+/// socket for the guest's, in the service's network, and the port that it has, or why it has none, is recorded.
+fn reserve(k: &mut Kernel, mut at: SocketAddr, v6only: bool, freebind: bool) -> Result<(ListenerId, SocketAddr), i64> {
     const BIND: u16 = 49;
-    const SOCKET: u32 = 41;
-    const GETSOCKNAME: u32 = 51;
-    let family = if ip.is_ipv4() { AF_INET } else { AF_INET6 };
-    let mut address = encode_address(SocketAddr::new(ip, 0));
-    let (r, _) = k.recorded_call(BIND, |_| {
-        let mut len = address.len() as u32;
-        // SAFETY: a socket of our own, closed again; bind reads the address, getsockname writes one as long.
-        let r = unsafe {
-            let fd = raw!(SOCKET, family, u64::from(STREAM) | u64::from(O_CLOEXEC), 0);
-            if fd < 0 {
-                return (fd, Vec::new());
-            }
-            let mut r = raw!(BIND, fd, address.as_ptr() as u64, address.len());
-            if r == 0 {
-                r = raw!(GETSOCKNAME, fd, address.as_mut_ptr() as u64, &raw mut len);
-            }
-            raw!(nr::CLOSE, fd);
-            r
-        };
-        (if r == 0 { u16::from_be_bytes([address[2], address[3]]).into() } else { r }, Vec::new())
-    });
-    if r < 0 { Err(-r) } else { Ok(r as u16) }
-}
-
-/// A port for a socket that asks for any: free on the host, and not held by another socket of the guest that may not
-/// have come so far.
-fn any_port(k: &mut Kernel, ip: IpAddr) -> Result<u16, i64> {
     const TRIES: u32 = 16;
     for _ in 0..TRIES {
-        let port = host_port(k, ip)?;
-        if k.net.holders(port).next().is_none() {
-            return Ok(port);
+        k.net.next_listener = k.net.next_listener.next();
+        let listener = k.net.next_listener;
+        let (r, _) = k.recorded_call(BIND, |k| {
+            (k.ask(&Act::Bind { listener, address: at, v6only, freebind }), Vec::new())
+        });
+        if r < 0 {
+            return Err(-r);
         }
+        // Any port: not one that another socket of the guest has which didn't come so far at this host.
+        if at.port() != 0 || k.net.holders(r as u16).next().is_none() {
+            at.set_port(r as u16);
+            return Ok((listener, at));
+        }
+        k.act(&Act::Unlisten { listener });
     }
     Err(EADDRINUSE)
 }
@@ -675,23 +660,34 @@ pub fn listen(k: &mut Kernel, a: &Args) -> Reply {
             if s.name.is_empty() {
                 return Err(s.mute_kind().map_or(EINVAL, mute::Kind::listen));
             }
-            s.state = State::Listening(Listening { id: None, queue: VecDeque::new(), backlog: backlog as usize });
+            s.state = State::Listening(Listening { queue: VecDeque::new(), backlog: backlog as usize });
             return done(0);
         }
     }
     let v6only = s.v6only();
-    let mut address = s.bound.unwrap_or(s.unspecified());
-    if address.port() == 0 {
-        address.set_port(any_port(k, address.ip())?);
-        k.net.hold_port(address.port(), d);
+    let (id, address) = match (s.reserved, s.bound) {
+        (Some(id), Some(address)) => (id, address),
+        _ => {
+            let any = s.unspecified();
+            let reserved = reserve(k, any, v6only, false)?;
+            k.has_address(d, reserved);
+            reserved
+        }
+    };
+    let listens = Act::Listen { listener: id, address, backlog, v6only };
+    let follows = !k.inputs.is_primary();
+    const LISTEN: u16 = 50;
+    let (r, _) = k.recorded_call(LISTEN, |k| (k.ask(&listens), Vec::new()));
+    if r < 0 {
+        return Err(-r);
     }
-    k.net.next_listener = k.net.next_listener.next();
-    let id = k.net.next_listener;
+    if follows && !k.inputs.is_primary() {
+        k.act(&listens); // for the time after a takeover
+    }
     k.net.listeners.insert(id, d);
-    let (_, s) = k.own_socket(a[0])?;
-    s.bound = Some(address);
-    s.state = State::Listening(Listening { id: Some(id), queue: VecDeque::new(), backlog: backlog as usize });
-    k.act(&Act::Listen { listener: id, address, backlog, v6only });
+    if let Object::Socket(s) = &mut k.fds.at_mut(d).object {
+        s.state = State::Listening(Listening { queue: VecDeque::new(), backlog: backlog as usize });
+    }
     done(0)
 }
 
@@ -765,7 +761,7 @@ pub fn accept4(k: &mut Kernel, a: &Args) -> Reply {
             (State::Inner(c), peer)
         }
     };
-    let s = Socket { family, kind, state, bound: listener_address, name, options, foreign: false };
+    let s = Socket { family, kind, state, bound: listener_address, reserved: None, name, options, foreign: false };
     let nd = k.adopt(fd, Object::Socket(s), flags | 2);
     match k.pair_of(nd) {
         Some(pair) => k.pipes.attach_pair(pair, nd),

@@ -445,6 +445,16 @@ def tcp_listen_errors(address):
     quit_with(second)
 
 
+def tcp_port_taken(address):
+    other = socket.create_server(("127.0.0.1", 0))
+    client = Client(address)
+    client.ask(str(other.getsockname()[1]), "taken")
+    other.close()
+    client.ask("closed", "free")
+    client.hear_end()
+    client.close()
+
+
 def tcp_signal_quit(address):
     clients = [Client(address) for _ in range(3)]
     for n, client in enumerate(clients):
