@@ -813,7 +813,7 @@ fn ingress_that_is_shut_draws_no_reaction() {
 }
 
 #[test]
-fn rules_that_are_flushed_let_nothing_out() {
+fn without_its_rules_nothing_leaves() {
     let Some(_alone) = alone() else { return };
     let rig = Rig::new();
     let gate = rig.gate();
@@ -822,12 +822,19 @@ fn rules_that_are_flushed_let_nothing_out() {
     let mut c = rig.connect(SERVICE, ECHO).unwrap();
     echo(&mut c, b"warm");
     let capture = Capture::start(&rig);
-    inside
-        .within(|| assert!(Command::new("iptables").args(["-w", "-F"]).status().unwrap().success()))
-        .unwrap();
+    let iptables = |arguments: &[&str]| {
+        inside.within(|| assert!(Command::new("iptables").arg("-w").args(arguments).status().unwrap().success())).unwrap();
+    };
+    iptables(&["-F"]);
     let before = BootTime::now();
     c.write_all(b"hello?").unwrap();
     std::thread::sleep(ms(300));
+    // As while a namespace is taken down: no rules at all, and the lease still runs.
+    iptables(&["-P", "OUTPUT", "ACCEPT"]);
+    c.write_all(b"hello again?").unwrap();
+    let e = rig.connect(SERVICE, NOBODY).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::TimedOut, "the kernel's own reset came out: {e}");
+    assert!(service.lease.until() > BootTime::now());
     drop(service);
     std::thread::sleep(ms(300));
     let left: Vec<Frame> = capture.after(before).into_iter().filter(|f| f.tcp().is_some()).collect();

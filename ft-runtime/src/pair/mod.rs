@@ -14,7 +14,7 @@ pub mod run;
 pub mod status;
 pub mod world;
 
-use crate::engine::backup::Backup;
+use crate::engine::backup::{Backup, describe_status};
 use crate::engine::feed::Feed;
 use crate::engine::primary::Primary;
 use crate::engine::{Core, Ended, EngineError, Part, Stats};
@@ -382,6 +382,10 @@ impl Pair {
             let left = format!("{} went before this host had all of the service's state: {why}", self.settings.peer);
             self.ended.get_or_insert(Ended::Left(left));
         }
+        if self.over.is_some() {
+            // There is nothing left to take over; whose the service was stays as it is.
+            return;
+        }
         self.decider.tell(failover::Event::LinkDown(end));
     }
 
@@ -563,6 +567,17 @@ impl Pair {
     }
 }
 
+/// Why this host leaves, as its peer is told.
+fn farewell(e: &Ended) -> String {
+    match e {
+        Ended::Exited { status, .. } => format!("its server ended ({})", describe_status(*status)),
+        Ended::Diverged(how) => format!("its server did something else: {how}"),
+        Ended::Interrupted(signo) => format!("stopped by signal {signo}"),
+        Ended::Left(why) | Ended::Stuck(why) => why.clone(),
+        Ended::LogEnd => "its log has ended".into(),
+    }
+}
+
 /// Whether the link's end shows that the other engine is gone.
 fn end_of(e: &LinkError) -> LinkEnd {
     match e {
@@ -585,7 +600,7 @@ impl Part for Pair {
         let died = d == SERVICE && core.exit_of(d).is_none();
         if died && !std::mem::replace(&mut self.guest_gone, true) {
             let status = core.status_of(d).unwrap_or(libc::SIGKILL);
-            tracing::error!("the guest died ({})", crate::engine::backup::describe_status(status));
+            tracing::error!("the guest died ({})", describe_status(status));
             self.decider.tell(failover::Event::GuestDied);
         }
         if died && !self.is_leaving {
@@ -687,7 +702,7 @@ impl Part for Pair {
         }
         if let Some(e) = &self.ended {
             let mut out = self.out.borrow_mut();
-            out.send(kind::BYE, &[], format!("{e:?}").as_bytes());
+            out.send(kind::BYE, &[], farewell(e).as_bytes());
             if let Some(l) = &mut out.link {
                 // The peer notices the closed link anyway.
                 let _ = l.flush();
