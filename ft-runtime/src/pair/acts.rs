@@ -4,7 +4,7 @@ use super::log::{Outgoing, PairLog, Rule};
 use super::message::{self, HEAD_BYTES, kind};
 use super::status::Milestone;
 use super::{Pair, Role, SERVICE};
-use crate::engine::{Core, EngineError, Part};
+use crate::engine::{Core, Ended, EngineError, Part};
 use crate::failover::action::{Farewell, Lease, Output, Report};
 use crate::failover::{self, Action, Message};
 use crate::front::Front;
@@ -48,7 +48,11 @@ impl Pair {
             }
             Action::Demote(how) => self.demote(core, how),
             Action::Report(r) => self.report(&r),
-            Action::StartGuest => unreachable!("whoever had a guest ends instead of starting another"),
+            // Whoever has had a guest can't start another: a new process can.
+            Action::StartGuest => {
+                let why = "this host would start the service from nothing now: start `ft run` again, it will do so";
+                self.ended.get_or_insert(Ended::Left(why.into()));
+            }
             Action::StartTimer { .. } | Action::CancelTimer(_) | Action::ArbiterRead { .. } | Action::ArbiterPut { .. } => {
                 unreachable!("the decider's own")
             }
