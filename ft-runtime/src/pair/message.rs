@@ -27,6 +27,8 @@ pub mod kind {
     pub const BYE: u8 = 9;
     /// Who serves: see `failover`. In order with the log.
     pub const ROLE: u8 = 10;
+    /// A birth came to nothing.
+    pub const STILLBORN: u8 = 11;
 }
 
 /// Room for the head of any message here.

@@ -39,7 +39,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use world::{BIRTH_BYTES_MAX, World};
+use world::{BIRTH_BYTES_MAX, Stillborn, World};
 
 /// Tokens of the pair's descriptors.
 const TOKEN_LINK: u32 = 0;
@@ -330,7 +330,13 @@ impl Pair {
                     return Err(EngineError::Peer(format!("it acknowledges entry {index}, which was never sent")));
                 }
             }
-            kind::ENTRY | kind::BIRTH | kind::GONE | kind::ACK => {}
+            kind::STILLBORN if follows => {
+                let s = Stillborn::decode(body).map_err(foreign)?;
+                if let Some(w) = &mut self.world {
+                    w.forget_stillborn(s);
+                }
+            }
+            kind::ENTRY | kind::BIRTH | kind::GONE | kind::STILLBORN | kind::ACK => {}
             kind::HEARTBEAT => {
                 let h = Heartbeat::decode(body).map_err(foreign)?;
                 self.heard_seq = h.seq;
@@ -549,6 +555,15 @@ impl Pair {
             let n = writer.len();
             out.append_birth(&bytes[..n])
         })?;
+        for s in w.take_stillborn() {
+            let mut head = [0; HEAD_BYTES];
+            let mut writer = Writer::new(&mut head);
+            s.encode(&mut writer);
+            let n = writer.len();
+            if out.is_followed {
+                out.send(kind::STILLBORN, &head[..n], &[]);
+            }
+        }
         w.committed(out.committed());
         while let Some(m) = out.next_safe_input() {
             w.input(m);

@@ -41,6 +41,10 @@ pub struct World {
     addresses: Vec<Prefixed>,
     /// Leading: births whose SYN-ACK waits for the log.
     awaiting: VecDeque<(LogIndex, BirthId)>,
+    /// Leading: births that the front has not been given as connections.
+    unborn: HashMap<BirthId, Stillborn>,
+    /// Of those, the ones that came to nothing since the last look.
+    stillborn: Vec<Stillborn>,
     ids: HashMap<ConnId, BirthId>,
     /// Following: how the primary's connections began.
     births: HashMap<(SocketAddr, SocketAddr), Heard>,
@@ -52,6 +56,29 @@ pub struct World {
     lease: Duration,
     tick_at: Instant,
     pub readable: bool,
+}
+
+/// A handshake that came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stillborn {
+    client: SocketAddr,
+    local: SocketAddr,
+    isn_client: u32,
+}
+
+impl Stillborn {
+    pub fn encode(&self, w: &mut Writer) {
+        w.address(&self.client);
+        w.address(&self.local);
+        w.uint(self.isn_client.into());
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(bytes);
+        let s = Self { client: r.address()?, local: r.address()?, isn_client: r.u32()? };
+        r.end()?;
+        Ok(s)
+    }
 }
 
 /// What became of the connections at a takeover.
@@ -148,6 +175,8 @@ impl World {
             gate,
             addresses: service.addresses.clone(),
             awaiting: VecDeque::new(),
+            unborn: HashMap::new(),
+            stillborn: Vec::new(),
             ids: HashMap::new(),
             births: HashMap::new(),
             built: Vec::new(),
@@ -226,8 +255,13 @@ impl World {
             self.readable = more;
         }
         while let Some(e) = self.gate.next_event() {
-            if let Event::Birth(b) = e {
-                self.awaiting.push_back((log(&b), b.id));
+            match e {
+                Event::Birth(b) => {
+                    let s = Stillborn { client: b.tuple.peer(), local: b.tuple.local(), isn_client: b.client.isn.0 };
+                    self.unborn.insert(b.id, s);
+                    self.awaiting.push_back((log(&b), b.id));
+                }
+                Event::Gone { id, .. } => self.stillborn.extend(self.unborn.remove(&id)),
             }
         }
         if now >= self.tick_at {
@@ -278,6 +312,7 @@ impl World {
         match found {
             Some(id) => {
                 self.gate.judge().accepted(id);
+                self.unborn.remove(&id);
                 self.ids.insert(conn, id);
             }
             None => tracing::warn!(%conn, %peer, "accepted a connection that the gate has not seen: it will stay mute"),
@@ -307,7 +342,20 @@ impl World {
         self.gate.flush().map_err(gate_error("answering queued packets"))
     }
 
+    /// Handshakes that never became connections: the other host need not remember them.
+    pub fn take_stillborn(&mut self) -> Vec<Stillborn> {
+        std::mem::take(&mut self.stillborn)
+    }
+
     // Following.
+
+    pub fn forget_stillborn(&mut self, s: Stillborn) {
+        let key = (s.client, s.local);
+        // The same address may have begun anew.
+        if self.births.get(&key).is_some_and(|h| h.birth.isn_client == s.isn_client) {
+            self.births.remove(&key);
+        }
+    }
 
     pub fn heard(&mut self, birth: Birth, now: Instant) {
         self.births.insert((birth.client, birth.local), Heard { birth, at: now });
@@ -424,7 +472,23 @@ fn plain(a: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use super::super::message::HEAD_BYTES;
     use super::*;
+
+    #[test]
+    fn a_stillbirth_comes_back_as_it_was() {
+        let s = Stillborn {
+            client: "[fd00::1]:40000".parse().unwrap(),
+            local: "10.0.0.1:6379".parse().unwrap(),
+            isn_client: u32::MAX,
+        };
+        let mut b = [0; HEAD_BYTES];
+        let mut w = Writer::new(&mut b);
+        s.encode(&mut w);
+        let n = w.len();
+        assert_eq!(Stillborn::decode(&b[..n]), Ok(s));
+        assert!(Stillborn::decode(&b[..n - 1]).is_err() && Stillborn::decode(&b[..=n]).is_err());
+    }
 
     #[test]
     fn a_birth_comes_back_as_it_was() {
