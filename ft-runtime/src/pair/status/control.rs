@@ -45,11 +45,20 @@ pub enum Order {
     Force,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum Line {
     Request(Request),
     Order(Order),
+}
+
+impl Line {
+    /// Told apart first, so that an error speaks of what was meant.
+    fn parse(line: &str) -> serde_json::Result<Self> {
+        let v: serde_json::Value = serde_json::from_str(line)?;
+        match v.get("do") {
+            Some(_) => serde_json::from_value(v).map(Self::Order),
+            None => serde_json::from_value(v).map(Self::Request),
+        }
+    }
 }
 
 /// Removed with it.
@@ -102,7 +111,7 @@ fn serve(mut stream: &UnixStream, board: &StatusBoard) -> io::Result<()> {
     stream.set_write_timeout(Some(REQUEST_TIME_MAX))?;
     let mut line = String::new();
     BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_line(&mut line)?;
-    match serde_json::from_str(&line) {
+    match Line::parse(&line) {
         Ok(Line::Request(Request::Status)) => stream.write_all(&lines(&[board.status()])),
         Ok(Line::Request(Request::Events { after, follow: false })) => stream.write_all(&lines(&board.events(after))),
         Ok(Line::Request(Request::Events { after, follow: true })) => follow(stream, board, after),
