@@ -666,7 +666,7 @@ fn a_round_trip_costs_little_more() {
         let _service = Service::start(&rig, FOREVER);
         median(&mut rig.connect(SERVICE, ECHO).unwrap())
     };
-    // The same interface without queue and lease.
+    // The same interface without queue and lease. The former one may still be there; it must not answer for the address.
     let net = rig
         .host
         .within(|| ServiceNet::create("h0", &[format!("{SERVICE}/24").parse().unwrap()], &[]).unwrap())

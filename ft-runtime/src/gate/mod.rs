@@ -132,6 +132,13 @@ impl Gate {
     }
 }
 
+/// The kernel takes the namespace apart some time later. Until then it would answer who asks for the service's address.
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.lease.close();
+    }
+}
+
 /// The judge at work, under the lease. (The kernel drops what leaves without one anyway; but it can't see that a pause
 /// lies between a packet and a lease renewed later.)
 struct Desk<'a> {
