@@ -22,13 +22,25 @@ pub const TX_WINDOW_BYTES: u64 = 1024 * 1024;
 /// outside). It says nothing about what the domain did.
 pub const DIGEST_FORCED: u64 = 0;
 
+/// Real time is taken over into the log when it has moved by more than this against monotonic time.
+const REALTIME_STEP_NS: u64 = 1_000_000;
+
 /// One sample of the domain's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClockSample {
     /// Nanoseconds of the monotonic clock.
     pub monotonic_ns: u64,
-    /// Real time minus monotonic time, nanoseconds.
-    pub realtime_offset_ns: i64,
+    /// Real time minus monotonic time, nanoseconds; `None`: as before.
+    pub realtime_offset_ns: Option<i64>,
+}
+
+impl ClockSample {
+    /// The domain's time now, by the clocks of the host. `offset_ns`: what it has for real time minus monotonic time.
+    pub fn now(monotonic_ns: u64, realtime_ns: u64, offset_ns: i64) -> Self {
+        let offset = (realtime_ns as i64).wrapping_sub(monotonic_ns as i64);
+        let moved = offset.abs_diff(offset_ns) >= REALTIME_STEP_NS;
+        Self { monotonic_ns, realtime_offset_ns: moved.then_some(offset) }
+    }
 }
 
 /// Something the outside did.
@@ -56,7 +68,8 @@ pub enum Event<'a> {
     ChildExit { child: DomainId, status: i32 },
 }
 
-/// Where and how a domain noticed the outside.
+/// Where and how a domain noticed the outside. Of the domain's making, or of the engine's where it claimed the point
+/// ([`crate::idle`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied {
     pub point: InputPoint,
@@ -145,13 +158,17 @@ mod tag {
     pub const CHILD_EXIT: u8 = 9;
     pub const PIPE_READER: u8 = 10;
 
+    /// Plus which of the two that most don't have: [`WITH_SIGNALS`], [`WITH_REALTIME`].
     pub const APPLIED: u8 = 32;
-    pub const APPLIED_SIGNALS: u8 = 33;
-    pub const PASSED: u8 = 34;
-    pub const RECORDED: u8 = 35;
-    pub const MEMORY: u8 = 36;
-    pub const EXIT: u8 = 37;
-    pub const GO_LIVE: u8 = 38;
+    pub const APPLIED_LAST: u8 = APPLIED + WITH_SIGNALS + WITH_REALTIME;
+    pub const PASSED: u8 = 36;
+    pub const RECORDED: u8 = 37;
+    pub const MEMORY: u8 = 38;
+    pub const EXIT: u8 = 39;
+    pub const GO_LIVE: u8 = 40;
+
+    pub const WITH_SIGNALS: u8 = 1;
+    pub const WITH_REALTIME: u8 = 2;
 
     pub const OUTPUT: u8 = 64;
     pub const SHUTDOWN: u8 = 65;
@@ -256,12 +273,16 @@ impl<'a> Entry<'a> {
         match *self {
             Entry::Event(ref e) => return e.encode(w),
             Entry::Applied(a) => {
-                w.u8(if a.signals == 0 { tag::APPLIED } else { tag::APPLIED_SIGNALS });
+                let signals = if a.signals == 0 { 0 } else { tag::WITH_SIGNALS };
+                let realtime = if a.clock.realtime_offset_ns.is_none() { 0 } else { tag::WITH_REALTIME };
+                w.u8(tag::APPLIED + signals + realtime);
                 w.uint(a.point.0);
                 w.uint(a.events.into());
                 w.uint(a.clock.monotonic_ns);
-                w.int(a.clock.realtime_offset_ns);
                 w.fixed64(a.digest);
+                if let Some(offset) = a.clock.realtime_offset_ns {
+                    w.int(offset);
+                }
                 if a.signals != 0 {
                     w.fixed64(a.signals);
                 }
@@ -304,13 +325,14 @@ impl<'a> Entry<'a> {
 
     fn decode_tagged(t: u8, r: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(match t {
-            tag::APPLIED | tag::APPLIED_SIGNALS => Entry::Applied(Applied {
-                point: InputPoint(r.uint()?),
-                events: r.u32()?,
-                clock: ClockSample { monotonic_ns: r.uint()?, realtime_offset_ns: r.int()? },
-                digest: r.fixed64()?,
-                signals: if t == tag::APPLIED_SIGNALS { r.fixed64()? } else { 0 },
-            }),
+            tag::APPLIED..=tag::APPLIED_LAST => {
+                let with = |what| (t - tag::APPLIED) & what != 0;
+                let (point, events) = (InputPoint(r.uint()?), r.u32()?);
+                let (monotonic_ns, digest) = (r.uint()?, r.fixed64()?);
+                let realtime_offset_ns = if with(tag::WITH_REALTIME) { Some(r.int()?) } else { None };
+                let signals = if with(tag::WITH_SIGNALS) { r.fixed64()? } else { 0 };
+                Entry::Applied(Applied { point, events, clock: ClockSample { monotonic_ns, realtime_offset_ns }, digest, signals })
+            }
             tag::PASSED => Entry::Passed { point: InputPoint(r.uint()?) },
             tag::RECORDED => Entry::Recorded { call: r.u16()?, bytes: r.rest() },
             tag::MEMORY => Entry::Memory { point: InputPoint(r.uint()?), hash: r.fixed64()?, pages: r.uint()? },

@@ -6,6 +6,7 @@
 
 pub mod codec;
 pub mod entry;
+pub mod idle;
 pub mod ids;
 pub mod output_rule;
 pub mod ring;

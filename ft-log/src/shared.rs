@@ -3,6 +3,7 @@
 //! One segment per service, a memfd: a header, then one slot per domain with a ring each way. Every
 //! guest process maps it at [`SHARED_BASE`]. Layout changes demand a new [`VERSION`].
 
+use crate::idle::Idle;
 use crate::ring::{Consumer, Control, Line, Producer, SharedBytes};
 use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 
@@ -18,7 +19,7 @@ pub const SHIM_REGION: core::ops::Range<u64> = SHIM_BASE..0x2100_0000_0000;
 
 /// "ftshared" in little endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ftshared");
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The service and its fork children that run at the same time.
 pub const DOMAINS_MAX: usize = 16;
@@ -99,13 +100,7 @@ pub struct Header {
 /// What a domain says of itself without a ring.
 #[repr(C)]
 pub struct DomainStatus {
-    /// `point << 2 | state`, state one of [`idle`]. Guest and engine change it by compare-and-swap.
-    pub idle: Line<AtomicU64>,
-    /// While idle: digest, and the least clock a claim may stamp.
-    pub idle_digest: AtomicU64,
-    pub idle_clock_ns: AtomicU64,
-    /// While idle: the clock at which the guest leaves by itself; `u64::MAX`: never.
-    pub idle_deadline_ns: AtomicU64,
+    pub idle: Idle,
     /// Calls made, for progress reports.
     pub calls: AtomicU64,
     /// Current input point, for progress reports.
@@ -114,14 +109,6 @@ pub struct DomainStatus {
     pub answer: AtomicI64,
     /// 0: the guest waits for an answer.
     pub answered: Line<AtomicU32>,
-}
-
-pub mod idle {
-    pub const BUSY: u64 = 0;
-    pub const IDLE: u64 = 1;
-    /// The engine stamps events for this point; an `Applied` entry leads them in the ring.
-    pub const CLAIMED: u64 = 2;
-    pub const STATE_MASK: u64 = 3;
 }
 
 #[repr(C)]

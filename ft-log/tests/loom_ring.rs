@@ -1,7 +1,9 @@
-//! Every interleaving of the ring's two ends. Run:
+//! Every interleaving of the ring's two ends, and of who takes what lies in it. Run:
 //! `RUSTFLAGS="--cfg loom" cargo test -p ft-log --release loom_`
 #![cfg(loom)]
 
+use ft_log::entry::ClockSample;
+use ft_log::idle::{Claim, Idle, Waiting};
 use ft_log::ring::{Consumer, Control, Producer, Storage, announce_wait};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU8, Ordering};
@@ -150,5 +152,70 @@ fn loom_no_wakeup_of_the_producer_is_lost() {
             }
         }
         consumer.join().unwrap();
+    });
+}
+
+const POINT: u64 = 7;
+
+fn waiting(point: u64) -> Waiting {
+    let n = point * 10;
+    Waiting { digest: n + 1, clock_ns: n + 2, ahead_ns: n as i64 + 3, realtime_offset_ns: n as i64 + 4 }
+}
+
+/// What lies in the ring of a domain that waits is applied by what the domain found or by what the engine claimed, never
+/// both and never neither; a claim knows the point's own words, and the domain hears all of the claim.
+#[test]
+fn loom_a_point_has_one_author() {
+    // Unbounded it takes minutes; this bound was compared with that once, and with a mutated order of stores.
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let s = shared();
+        let idle = Arc::new(Idle::new());
+        let (t, engine_idle) = (s.clone(), idle.clone());
+        let clock = ClockSample { monotonic_ns: 99, realtime_offset_ns: Some(-5) };
+        let engine = loom::thread::spawn(move || {
+            let mut p = Producer::new(&t.control, Cells(&t.bytes));
+            assert_eq!(p.push(&[1], &[]), Ok(true));
+            let claimed = engine_idle.waiting().filter(|(p, _)| engine_idle.claim(*p, &Claim { events: 1, clock }));
+            if let Some((point, w)) = claimed {
+                assert_eq!(w, waiting(point));
+            }
+            t.control.must_wake_consumer();
+            claimed.map(|(point, _)| point)
+        });
+        let mut c = Consumer::new(&s.control, Cells(&s.bytes));
+        let mut b = [0; 8];
+        let word = &s.control.consumer_waits.0;
+        let heard = loop {
+            if c.pop_into(&mut b).unwrap().is_some() {
+                break None;
+            }
+            idle.wait_at(POINT, &waiting(POINT));
+            announce_wait(word);
+            if c.is_empty().unwrap() {
+                while word.load(Ordering::Relaxed) == 1 {
+                    loom::thread::yield_now();
+                }
+            }
+            if let Some(claim) = idle.leave(POINT) {
+                assert_eq!(c.pop_into(&mut b), Ok(Some(1)), "it was there when it was claimed");
+                break Some(claim);
+            }
+        };
+        assert_eq!(b[0], 1);
+        // On to the next point, where nothing is left to claim but an engine that is late may try.
+        if heard.is_none() {
+            idle.wait_at(POINT + 1, &waiting(POINT + 1));
+            let at_next = idle.leave(POINT + 1);
+            let claimed = engine.join().unwrap();
+            assert_eq!(at_next, claimed.map(|point| {
+                assert_eq!(point, POINT + 1);
+                Claim { events: 1, clock }
+            }));
+        } else {
+            assert_eq!(heard, Some(Claim { events: 1, clock }));
+            assert_eq!(engine.join().unwrap(), Some(POINT));
+        }
     });
 }

@@ -55,7 +55,7 @@ impl Recipe {
             10 => Entry::Applied(Applied {
                 point,
                 events: self.b,
-                clock: ClockSample { monotonic_ns: self.d, realtime_offset_ns: self.e },
+                clock: ClockSample { monotonic_ns: self.d, realtime_offset_ns: (self.a & 1 != 0).then_some(self.e) },
                 digest: self.six[0],
                 signals: if self.flag { self.six[1] } else { 0 },
             }),

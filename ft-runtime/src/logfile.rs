@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 const MAGIC: [u8; 8] = *b"ftrecord";
 /// Grows with every change of the format; a reader refuses all others.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 const PREAMBLE_BYTES: u64 = 16;
 const SECTION_HEAD_BYTES: usize = 24;
 const FRAME_HEAD_BYTES: usize = 8;

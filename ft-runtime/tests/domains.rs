@@ -5,7 +5,6 @@ mod fake;
 use fake::{Io, Killed, Rig, Server};
 use ft_log::entry::{Act, Applied, ClockSample, DIGEST_FORCED, Entry, Event, FromGuest};
 use ft_log::ids::{DomainId, InputPoint, PipeId};
-use ft_log::shared::idle;
 use ft_runtime::engine::Ended;
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -56,7 +55,7 @@ fn forking(program: Program, forks: Arc<AtomicU32>) -> impl FnOnce(&mut Server, 
                         // The slot is as new before the parent hears of the end.
                         let slot = server.io.segment.domain(CHILD.0);
                         assert!(slot.to_guest.is_drained() && slot.from_guest.is_drained());
-                        assert_eq!(slot.status.idle.0.load(Ordering::SeqCst), 0);
+                        assert!(!slot.status.idle.is_waiting());
                         said.extend_from_slice(format!(" {status};").as_bytes());
                         server.write(client.unwrap(), &said)?;
                         said.clear();
@@ -155,7 +154,7 @@ fn a_killed_childs_end_is_forced() {
         io.act(Act::PipeOutput { pipe: PIPE, bytes: b"half" })?;
         if io.follows {
             // Waits for input that the log doesn't have, until the engine kills it.
-            io.segment.domain(CHILD.0).status.idle.0.store(idle::IDLE, Ordering::SeqCst);
+            io.segment.domain(CHILD.0).status.idle.follow_at(0, true);
             assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
         } else {
             child.kill().unwrap();

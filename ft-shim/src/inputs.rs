@@ -1,7 +1,8 @@
 //! Input points: where a domain notices the outside. The only place where the two hosts differ.
 //!
-//! On the primary an input point takes what the engine has put into the ring, and says so in the log. On the backup
-//! it waits until the log says what the primary took there, and takes the same. Before anything leaves the domain
+//! On the primary an input point takes what the engine has put into the ring, and says so in the log; where it waits,
+//! the engine may have said it already. On the backup it waits until the log says what the primary took there, and
+//! takes the same. Before anything leaves the domain
 //! the log covers every input point passed so far: not having seen something is an input too.
 
 use crate::channel::Channel;
@@ -13,8 +14,9 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 use ft_log::entry::{Act, Applied, ClockSample, Entry, Event, FromGuest, HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use ft_log::idle::{Claim, Waiting};
 use ft_log::ids::InputPoint;
-use ft_log::shared::{flag, idle};
+use ft_log::shared::flag;
 
 /// Signals that were sent to this process directly (bit n-1 = signal n), until an input point takes them.
 pub static DIRECT_SIGNALS: AtomicU64 = AtomicU64::new(0);
@@ -23,8 +25,6 @@ pub static DIRECT_SIGNALS: AtomicU64 = AtomicU64::new(0);
 const EVENTS_MAX: u32 = 4096;
 /// A poll that finds the clock sample older than this logs a fresh one.
 const GRAIN_NS: u64 = 1_000_000;
-/// Real time is taken over into the log when it has moved by more than this against monotonic time.
-const REALTIME_STEP_NS: u64 = 1_000_000;
 const CLOCK_REALTIME: i32 = 0;
 const CLOCK_MONOTONIC: i32 = 1;
 
@@ -123,15 +123,6 @@ impl Inputs {
         self.channel.pop(&mut self.buffer);
     }
 
-    /// Shows the engine where the domain waits.
-    fn publish(&self, state: u64, deadline: u64, clock: u64, digest: u64) {
-        let s = &self.channel.control().status;
-        s.idle_deadline_ns.store(deadline, Ordering::Relaxed);
-        s.idle_clock_ns.store(clock, Ordering::Relaxed);
-        s.idle_digest.store(digest, Ordering::Relaxed);
-        s.idle.0.store(self.point << 2 | state, Ordering::Release);
-    }
-
     fn send_entry(&mut self, e: Entry) {
         self.channel.send(&FromGuest::Entry(e));
     }
@@ -205,7 +196,13 @@ impl Kernel {
         }
         let deadline = self.next_deadline();
         let digest = self.digest.0;
-        let clock = self.clock.now();
+        let waiting = Waiting {
+            digest,
+            clock_ns: self.clock.now(),
+            ahead_ns: self.inputs.ahead_ns,
+            realtime_offset_ns: self.clock.realtime_offset_ns(),
+        };
+        let (point, idle) = (self.inputs.point, &self.inputs.channel.control().status.idle);
         self.inputs.channel.announce();
         loop {
             let events = self.take_events(EVENTS_MAX);
@@ -214,11 +211,22 @@ impl Kernel {
             if events > 0 || signals != 0 || now >= deadline {
                 return self.log_applied(events, signals, digest, now);
             }
-            self.inputs.publish(idle::IDLE, deadline, clock, digest);
+            idle.wait_at(point, &waiting);
             let left = (deadline != u64::MAX).then(|| deadline - now);
             self.inputs.channel.wait(left);
-            self.inputs.publish(idle::BUSY, deadline, clock, digest);
+            if let Some(claim) = idle.leave(point) {
+                return self.apply_claim(&claim);
+            }
         }
+    }
+
+    /// The engine has logged what happens here. Signals that came meanwhile are the next point's.
+    fn apply_claim(&mut self, c: &Claim) {
+        for _ in 0..c.events {
+            assert!(self.take_event(), "claimed events lie in the ring");
+        }
+        self.inputs.logged = self.inputs.point;
+        self.apply_clock(c.clock, 0);
     }
 
     fn next_deadline(&self) -> u64 {
@@ -231,10 +239,7 @@ impl Kernel {
     }
 
     fn log_applied(&mut self, events: u32, signals: u64, digest: u64, now: u64) {
-        let offset = host_clock_ns(CLOCK_REALTIME) as i64 - now as i64;
-        let old = self.clock.realtime_offset_ns();
-        let keep = self.inputs.point > 1 && offset.abs_diff(old) < REALTIME_STEP_NS;
-        let clock = ClockSample { monotonic_ns: now, realtime_offset_ns: if keep { old } else { offset } };
+        let clock = ClockSample::now(now, host_clock_ns(CLOCK_REALTIME), self.clock.realtime_offset_ns());
         let point = InputPoint(self.inputs.point);
         self.inputs.logged = self.inputs.point;
         self.inputs.send_entry(Entry::Applied(Applied { point, events, clock, digest, signals }));
@@ -292,10 +297,10 @@ impl Kernel {
             if let Some(h) = self.inputs.head() {
                 return h;
             }
-            let (digest, clock) = (self.digest.0, self.clock.now());
-            self.inputs.publish(idle::IDLE, u64::MAX, clock, digest);
+            let (point, idle) = (self.inputs.point, &self.inputs.channel.control().status.idle);
+            idle.follow_at(point, true);
             self.inputs.channel.wait(None);
-            self.inputs.publish(idle::BUSY, u64::MAX, clock, digest);
+            idle.follow_at(point, false);
         }
     }
 

@@ -3,10 +3,11 @@
 use super::process::Process;
 use super::sys;
 use ft_log::codec::Writer;
-use ft_log::entry::{Entry, HEADER_BYTES_MAX};
-use ft_log::ids::{DomainId, LogIndex, PipeId};
+use ft_log::entry::{Applied, ClockSample, Entry, HEADER_BYTES_MAX};
+use ft_log::idle::Claim;
+use ft_log::ids::{DomainId, InputPoint, LogIndex, PipeId};
 use ft_log::ring::{Consumer, Corrupt, Producer, SharedBytes};
-use ft_log::shared::{DomainControl, Segment, idle};
+use ft_log::shared::{DomainControl, Segment};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 
@@ -30,6 +31,8 @@ pub struct Domain {
     outbox: VecDeque<Box<[u8]>>,
     outbox_bytes: usize,
     pushed: bool,
+    /// Events that were pushed for a domain that makes the log, and that no point has applied so far.
+    pub unapplied: u32,
     /// Index of the last entry this domain made: what its acts depend on.
     pub barrier: LogIndex,
     /// The process has ended. Its ring may still hold messages.
@@ -59,6 +62,7 @@ impl Domain {
             outbox: VecDeque::new(),
             outbox_bytes: 0,
             pushed: false,
+            unapplied: 0,
             barrier: LogIndex(0),
             gone: false,
             exit: None,
@@ -131,8 +135,29 @@ impl Domain {
     pub fn waits_for_input(&self) -> bool {
         self.outbox.is_empty()
             && self.control.to_guest.is_drained()
-            && self.control.status.idle.0.load(Ordering::SeqCst) & idle::STATE_MASK == idle::IDLE
+            && self.control.status.idle.is_waiting()
             && self.control.to_guest.is_drained()
+    }
+
+    /// If the domain waits and all it said was taken: it applies at its point what was pushed, now. The caller logs that.
+    pub fn claim(&mut self) -> Result<Option<Applied>, Corrupt> {
+        if self.unapplied == 0 || !self.outbox.is_empty() {
+            return Ok(None);
+        }
+        let idle = &self.control.status.idle;
+        let Some((point, waiting)) = idle.waiting() else { return Ok(None) };
+        // Looked at after it was seen waiting: what it says at its point, it says before.
+        if !self.from_guest.is_empty()? {
+            return Ok(None);
+        }
+        let now = sys::clock_ns(libc::CLOCK_MONOTONIC).saturating_add_signed(waiting.ahead_ns).max(waiting.clock_ns);
+        let clock = ClockSample::now(now, sys::clock_ns(libc::CLOCK_REALTIME), waiting.realtime_offset_ns);
+        let events = self.unapplied;
+        if !idle.claim(point, &Claim { events, clock }) {
+            return Ok(None);
+        }
+        self.unapplied = 0;
+        Ok(Some(Applied { point: InputPoint(point), events, clock, digest: waiting.digest, signals: 0 }))
     }
 
     /// Changes whenever the domain gets on.
@@ -147,8 +172,8 @@ pub fn reset_slot(control: &DomainControl) {
     control.to_guest.reset();
     control.from_guest.reset();
     let s = &control.status;
-    s.idle.0.store(idle::BUSY, Ordering::SeqCst);
-    for word in [&s.idle_digest, &s.idle_clock_ns, &s.idle_deadline_ns, &s.calls, &s.point] {
+    s.idle.reset();
+    for word in [&s.calls, &s.point] {
         word.store(0, Ordering::SeqCst);
     }
 }

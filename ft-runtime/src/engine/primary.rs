@@ -1,6 +1,6 @@
 //! The engine's part where the guest makes the log and talks to the world.
 
-use super::domain::Exit;
+use super::domain::{Domain, Exit};
 use super::log::Log;
 use super::{Across, Core, DRAIN_FRAMES_MAX, Ended, EngineError, Part, Stats, across};
 use crate::front::{Front, Inbox, ListenSpec, Token};
@@ -43,6 +43,15 @@ pub(crate) struct Primary {
     pub paused: bool,
 }
 
+fn append(log: &mut dyn Log, entries: &mut u64, d: DomainId, entry: &Entry) -> Result<LogIndex, EngineError> {
+    let mut head = [0; HEADER_BYTES_MAX];
+    let mut w = Writer::new(&mut head);
+    let payload = entry.encode(&mut w);
+    let n = w.len();
+    *entries += 1;
+    Ok(log.append(d, &head[..n], payload)?)
+}
+
 /// Appends and pushes in one step.
 fn event(log: &mut dyn Log, core: &mut Core, entries: &mut u64, to: DomainId, event: &Event) -> Result<(), EngineError> {
     let Some(domain) = core.get_mut(to).filter(|d| d.exit.is_none() && !d.gone) else { return Ok(()) };
@@ -53,12 +62,22 @@ fn event(log: &mut dyn Log, core: &mut Core, entries: &mut u64, to: DomainId, ev
     let n = w.len();
     log.append(to, &head[..n], payload)?;
     *entries += 1;
+    domain.unapplied += 1;
     domain.push(&head[..n], payload).map_err(EngineError::corrupt(to))
 }
 
 /// As a call returns it.
 fn errno(e: &std::io::Error) -> i64 {
     -i64::from(e.raw_os_error().unwrap_or(libc::EADDRNOTAVAIL))
+}
+
+/// What a message may change of the domain that says it.
+struct Speaker<'a> {
+    barrier: &'a mut LogIndex,
+    exit: &'a mut Option<Exit>,
+    unapplied: &'a mut u32,
+    /// To an act that has an answer.
+    answer: Option<i64>,
 }
 
 struct ServiceInbox<'a> {
@@ -131,33 +150,47 @@ impl Primary {
         event(&mut *self.log, core, &mut self.entries, to, e)
     }
 
+    /// Says for domains that wait what they apply, before they wake.
+    fn claim(&mut self, core: &mut Core) -> Result<(), EngineError> {
+        for domain in core.domains.iter_mut().flatten() {
+            if let Some(a) = domain.claim().map_err(EngineError::corrupt(domain.id))? {
+                domain.barrier = append(&mut *self.log, &mut self.entries, domain.id, &Entry::Applied(a))?;
+            }
+        }
+        Ok(())
+    }
+
     /// One message of a domain. `frame` is its encoding.
     fn message(
         &mut self,
         d: DomainId,
-        barrier: &mut LogIndex,
-        exit: &mut Option<Exit>,
-        answer: &mut Option<i64>,
+        of: &mut Speaker,
         frame: &[u8],
         message: FromGuest,
     ) -> Result<Option<Across>, EngineError> {
         let act = match message {
             FromGuest::Entry(e) => {
                 match e {
-                    Entry::Applied(_) | Entry::Passed { .. } | Entry::Recorded { .. } => {}
+                    Entry::Applied(a) => {
+                        let had = *of.unapplied;
+                        *of.unapplied = had.checked_sub(a.events).ok_or_else(|| {
+                            EngineError::Guest(format!("domain {d} applied {} events and was given {had}", a.events))
+                        })?;
+                    }
+                    Entry::Passed { .. } | Entry::Recorded { .. } => {}
                     Entry::Memory { .. } => self.memory_checks += 1,
-                    Entry::Exit { status, digest } => *exit = Some(Exit { status, digest, logged: true }),
+                    Entry::Exit { status, digest } => *of.exit = Some(Exit { status, digest, logged: true }),
                     Entry::Event(_) | Entry::GoLive { .. } => {
                         return Err(EngineError::Guest(format!("domain {d} made an entry that only the engine makes: {e:?}")));
                     }
                 }
-                *barrier = self.log.append(d, frame, &[])?;
+                *of.barrier = self.log.append(d, frame, &[])?;
                 self.entries += 1;
                 return Ok(None);
             }
             FromGuest::Act(act) => act,
         };
-        let barrier = *barrier;
+        let barrier = *of.barrier;
         match act {
             // Inherited connections are the service's; in a child they can only be closed, which changes nothing.
             Act::Close { .. } | Act::Unlisten { .. } | Act::Consumed { .. } if d != SERVICE => {}
@@ -165,18 +198,18 @@ impl Primary {
                 return Err(EngineError::Guest(format!("domain {d}, a fork child, used connection {conn} of the service")));
             }
             // Clients of a child's would be lost with it.
-            Act::Bind { .. } | Act::Listen { .. } if d != SERVICE => *answer = Some(-i64::from(libc::EADDRNOTAVAIL)),
+            Act::Bind { .. } | Act::Listen { .. } if d != SERVICE => of.answer = Some(-i64::from(libc::EADDRNOTAVAIL)),
             Act::Output { conn, bytes } => self.front.output(conn, bytes, barrier)?,
             Act::Consumed { conn, upto } => self.front.consumed(conn, upto)?,
             Act::Shutdown { conn } => self.front.shutdown(conn, barrier)?,
             Act::Close { conn, reset } => self.front.close(conn, reset, barrier)?,
             Act::Bind { listener, address, v6only, freebind } => {
                 let port = self.front.bind(listener, address, v6only, freebind);
-                *answer = Some(port.map_or_else(|e| errno(&e), i64::from));
+                of.answer = Some(port.map_or_else(|e| errno(&e), i64::from));
             }
             Act::Listen { listener, address, backlog, v6only } => {
                 let done = self.front.listen(listener, ListenSpec { address, backlog, v6only });
-                *answer = Some(done.map_or_else(|e| errno(&e), |()| 0));
+                of.answer = Some(done.map_or_else(|e| errno(&e), |()| 0));
             }
             Act::Unlisten { listener } => self.front.unlisten(listener),
             Act::Option { conn, level, name, value } => self.front.option(conn, level, name, value),
@@ -262,7 +295,8 @@ impl Part for Primary {
         for _ in 0..DRAIN_FRAMES_MAX {
             let Core { domains, trace, refused, .. } = core;
             let Some(domain) = domains[usize::from(d.0)].as_mut() else { return Ok(false) };
-            let (barrier, exit, mut answer) = (&mut domain.barrier, &mut domain.exit, None);
+            let Domain { barrier, exit, unapplied, .. } = domain;
+            let mut of = Speaker { barrier, exit, unapplied, answer: None };
             let handled = domain
                 .from_guest
                 .with_next(|frame| {
@@ -270,15 +304,15 @@ impl Part for Primary {
                         Err(e) => Err(EngineError::decode(d, e)),
                         Ok(FromGuest::Act(a)) => match Core::common_act(trace, refused, d, &a) {
                             Ok(true) => Ok(None),
-                            Ok(false) => self.message(d, barrier, exit, &mut answer, frame, FromGuest::Act(a)),
+                            Ok(false) => self.message(d, &mut of, frame, FromGuest::Act(a)),
                             Err(e) => Err(e),
                         },
-                        Ok(m) => self.message(d, barrier, exit, &mut answer, frame, m),
+                        Ok(m) => self.message(d, &mut of, frame, m),
                     };
                     (true, result)
                 })
                 .map_err(EngineError::corrupt(d))?;
-            if let Some(value) = answer {
+            if let Some(value) = of.answer {
                 domain.answer(value);
             }
             match handled {
@@ -297,12 +331,8 @@ impl Part for Primary {
         }
         let exit = self.exit_of(core, d)?;
         if !exit.logged {
-            let mut head = [0; HEADER_BYTES_MAX];
-            let mut w = Writer::new(&mut head);
-            Entry::Exit { status: exit.status, digest: exit.digest }.encode(&mut w);
-            let n = w.len();
-            self.log.append(d, &head[..n], &[])?;
-            self.entries += 1;
+            let entry = Entry::Exit { status: exit.status, digest: exit.digest };
+            append(&mut *self.log, &mut self.entries, d, &entry)?;
         }
         let Some(domain) = core.retire(d) else { return Ok(()) };
         if let Some(parent) = domain.parent {
@@ -346,6 +376,7 @@ impl Part for Primary {
         let committed = self.log.committed();
         let mut inbox = ServiceInbox { log: &mut *self.log, core, entries: &mut self.entries, paused: self.paused };
         let more = self.front.turn(&mut inbox, committed, now)?;
+        self.claim(core)?;
         self.log_deadline = self.log.turn(now)?;
         Ok(more)
     }

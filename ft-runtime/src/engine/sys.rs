@@ -11,6 +11,13 @@ pub fn futex_wake(word: &AtomicU32) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
 }
 
+pub fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec. The clocks asked for exist everywhere and are never negative.
+    unsafe { libc::clock_gettime(clock, &mut t) };
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
 /// Bytes (a FIN counts as one) given to the kernel that the peer has not acknowledged.
 pub fn unacknowledged(socket: BorrowedFd) -> io::Result<u64> {
     let mut n: libc::c_int = 0;

@@ -9,7 +9,8 @@ use ft_log::entry::{
 use ft_log::ids::{ConnId, DomainId, InputPoint, ListenerId, LogIndex};
 use ft_log::output_rule::Progress;
 use ft_log::ring::{Consumer, Producer, SharedBytes, announce_wait};
-use ft_log::shared::{SEGMENT_BYTES, Segment, idle};
+use ft_log::idle::{Claim, Waiting};
+use ft_log::shared::{SEGMENT_BYTES, Segment};
 use ft_runtime::engine::feed::{Feed, Source};
 use ft_runtime::engine::log::Log;
 use ft_runtime::engine::process::Process;
@@ -170,6 +171,7 @@ pub struct Io {
     doorbell: OwnedFd,
     pub process: FakeProcess,
     pub point: u64,
+    clock_ns: u64,
     pub follows: bool,
 }
 
@@ -182,7 +184,7 @@ impl Io {
     pub fn new(segment: Segment, domain: u16, doorbell: OwnedFd, process: FakeProcess, follows: bool) -> Self {
         // SAFETY: the only guest end of this domain.
         let (to_guest, from_guest) = unsafe { (segment.to_guest_consumer(domain), segment.from_guest_producer(domain)) };
-        Self { segment, domain: DomainId(domain), to_guest, from_guest, doorbell, process, point: 0, follows }
+        Self { segment, domain: DomainId(domain), to_guest, from_guest, doorbell, process, point: 0, clock_ns: 0, follows }
     }
 
     fn futex_wait(word: &std::sync::atomic::AtomicU32) {
@@ -264,53 +266,62 @@ impl Io {
         if self.is_killed() { Err(Killed) } else { Ok(()) }
     }
 
-    /// The next message, waiting for it.
+    /// The next entry of the log, waiting for it.
     pub fn next(&mut self) -> Result<Vec<u8>, Killed> {
-        let status = &self.segment.domain(self.domain.0).status;
+        let idle = &self.segment.domain(self.domain.0).status.idle;
         loop {
             if let Some(b) = self.pop() {
-                status.idle.0.store(self.point << 2 | idle::BUSY, Ordering::SeqCst);
                 return Ok(b);
             }
-            status.idle.0.store(self.point << 2 | idle::IDLE, Ordering::SeqCst);
+            idle.follow_at(self.point, true);
             self.wait()?;
+            idle.follow_at(self.point, false);
         }
     }
 
-    /// One input point: waits for input, takes what is there, logs it (or takes what the log says).
+    /// One input point: waits for input, takes what is there, logs it (or takes what the log or the engine says).
     pub fn input_point(&mut self) -> Result<Vec<Vec<u8>>, Killed> {
-        let mut events = Vec::new();
-        if self.follows {
-            let b = self.next()?;
-            match Entry::decode(&b).unwrap() {
-                Entry::Applied(a) => {
-                    self.point += 1;
-                    assert_eq!(a.point.0, self.point);
-                    for _ in 0..a.events {
-                        events.push(self.next()?);
-                    }
-                }
-                // The log's last word; the guest comes there by itself.
-                Entry::Exit { .. } => return self.input_point(),
-                other => panic!("unexpected in the log: {other:?}"),
-            }
-        } else {
-            events.push(self.next()?);
-            while let Some(b) = self.pop() {
-                events.push(b);
-            }
-            self.point += 1;
-            let a = Applied {
-                point: InputPoint(self.point),
-                events: events.len() as u32,
-                clock: ClockSample { monotonic_ns: self.point, realtime_offset_ns: 0 },
-                digest: self.point * 3,
-                signals: 0,
-            };
-            self.send(&FromGuest::Entry(Entry::Applied(a)))?;
-        }
-        self.segment.domain(self.domain.0).status.point.store(self.point, Ordering::SeqCst);
+        let point = self.point + 1;
+        let events = if self.follows { self.follow(point)? } else { self.make(point)? };
+        self.point = point;
+        self.segment.domain(self.domain.0).status.point.store(point, Ordering::SeqCst);
         Ok(events)
+    }
+
+    fn follow(&mut self, point: u64) -> Result<Vec<Vec<u8>>, Killed> {
+        let b = self.next()?;
+        match Entry::decode(&b).unwrap() {
+            Entry::Applied(a) => {
+                assert_eq!((a.point.0, a.digest), (point, point * 3));
+                (0..a.events).map(|_| self.next()).collect()
+            }
+            // The log's last word; the guest comes there by itself.
+            Entry::Exit { .. } => self.follow(point),
+            other => panic!("unexpected in the log: {other:?}"),
+        }
+    }
+
+    fn make(&mut self, point: u64) -> Result<Vec<Vec<u8>>, Killed> {
+        let idle = &self.segment.domain(self.domain.0).status.idle;
+        let digest = point * 3;
+        let clock_ns = self.clock_ns;
+        loop {
+            let events: Vec<_> = std::iter::from_fn(|| self.pop()).collect();
+            if !events.is_empty() {
+                let clock = ClockSample { monotonic_ns: clock_ns, realtime_offset_ns: None };
+                let (n, point) = (events.len() as u32, InputPoint(point));
+                let a = Applied { point, events: n, clock, digest, signals: 0 };
+                self.send(&FromGuest::Entry(Entry::Applied(a)))?;
+                return Ok(events);
+            }
+            idle.wait_at(point, &Waiting { digest, clock_ns, ahead_ns: 0, realtime_offset_ns: 0 });
+            self.wait()?;
+            if let Some(Claim { events, clock }) = idle.leave(point) {
+                assert!(events > 0 && clock.monotonic_ns >= clock_ns);
+                self.clock_ns = clock.monotonic_ns;
+                return Ok((0..events).map(|_| self.pop().expect("claimed events lie in the ring")).collect());
+            }
+        }
     }
 
     pub fn exit(&mut self, status: i32) -> Result<(), Killed> {

@@ -17,7 +17,8 @@ const READS_MAX: u32 = 64;
 /// Processor time is the time that passes by this clock while the domain has something to do: it has one kernel thread.
 #[derive(Default)]
 pub struct Clock {
-    sample: ClockSample,
+    sampled_ns: u64,
+    realtime_offset_ns: i64,
     reads: u32,
     /// Time that is nobody's: before the start, and while the domain was idle.
     idle_ns: u64,
@@ -28,17 +29,18 @@ pub struct Clock {
 impl Clock {
     /// Now, without counting as a read.
     pub fn now(&self) -> u64 {
-        self.sample.monotonic_ns + u64::from(self.reads) * STEP_NS
+        self.sampled_ns + u64::from(self.reads) * STEP_NS
     }
 
     pub fn realtime_offset_ns(&self) -> i64 {
-        self.sample.realtime_offset_ns
+        self.realtime_offset_ns
     }
 
     /// A sample from the log or from the host; never behind what the guest has read.
     pub fn set(&mut self, s: ClockSample) {
         assert!(s.monotonic_ns >= self.now(), "clock sample behind the guest's clock");
-        self.sample = s;
+        self.sampled_ns = s.monotonic_ns;
+        self.realtime_offset_ns = s.realtime_offset_ns.unwrap_or(self.realtime_offset_ns);
         self.reads = 0;
     }
 
@@ -65,7 +67,7 @@ impl Clock {
     }
 
     pub fn sampled_ns(&self) -> u64 {
-        self.sample.monotonic_ns
+        self.sampled_ns
     }
 }
 
