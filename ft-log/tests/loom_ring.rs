@@ -166,9 +166,9 @@ fn waiting(point: u64) -> Waiting {
 /// both and never neither; a claim knows the point's own words, and the domain hears all of the claim.
 #[test]
 fn loom_a_point_has_one_author() {
-    // Unbounded it takes minutes; this bound was compared with that once, and with a mutated order of stores.
+    // Without a bound it takes a minute.
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    model.preemption_bound = Some(4);
     model.check(|| {
         let s = shared();
         let idle = Arc::new(Idle::new());

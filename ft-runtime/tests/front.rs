@@ -373,6 +373,34 @@ fn nothing_leaves_before_the_log_is_committed() {
     rig.stop();
 }
 
+/// While a guest waits, the log has what it will apply before it wakes; then it does just that.
+#[test]
+fn what_a_waiting_guest_will_apply_is_logged_ahead() {
+    let rig = Rig::primary(echo);
+    let mut s = rig.connect();
+    roundtrip(&mut s, b"awake");
+    rig.process.lull.store(true, Ordering::SeqCst);
+    rig.until("the guest sleeps", |_| rig.process.sleeps.load(Ordering::SeqCst));
+    let heard = rig.applied.lock().unwrap().len();
+    let last = |rig: &Rig| Entry::decode(rig.log.domain(0).last().unwrap()).is_ok_and(|e| matches!(e, Entry::Applied(_)));
+    s.write_all(b"claimed").unwrap();
+    rig.until("the claim", |e| e.last().unwrap().contains("[99, 108, 97") && last(&rig));
+    s.write_all(b" and later").unwrap();
+    rig.until("what comes later", |e| e.last().unwrap().contains("[32, 97, 110"));
+    // Its point is taken: the rest is the guest's to apply.
+    rig.until("nothing", |_| !last(&rig));
+    assert_eq!(rig.applied.lock().unwrap().len(), heard, "it still sleeps");
+    rig.process.lull.store(false, Ordering::SeqCst);
+    let mut got = [0; 17];
+    s.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"claimed and later");
+    let (log, applied) = (rig.log.clone(), rig.applied.clone());
+    rig.stop();
+    let mut backup = Rig::backup(echo, log.source());
+    assert_eq!(backup.join().unwrap().ended, Ended::Exited { status: 0, logged: true });
+    assert_eq!(*backup.applied.lock().unwrap(), *applied.lock().unwrap());
+}
+
 /// What was recorded is applied by a guest that follows, event by event at the same points.
 #[test]
 fn a_following_guest_applies_the_same() {

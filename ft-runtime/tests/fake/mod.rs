@@ -132,12 +132,21 @@ pub struct FakeProcess {
     gone: Arc<EventFd>,
     status: Arc<AtomicI32>,
     pub killed: Arc<AtomicBool>,
+    /// Where it waits for input it sleeps on, whatever comes, and says so.
+    pub lull: Arc<AtomicBool>,
+    pub sleeps: Arc<AtomicBool>,
 }
 
 impl FakeProcess {
     pub fn new() -> Self {
         let gone = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).unwrap();
-        Self { gone: Arc::new(gone), status: Arc::new(AtomicI32::new(-1)), killed: Arc::default() }
+        Self {
+            gone: Arc::new(gone),
+            status: Arc::new(AtomicI32::new(-1)),
+            killed: Arc::default(),
+            lull: Arc::default(),
+            sleeps: Arc::default(),
+        }
     }
 
     pub fn die(&self, status: i32) {
@@ -263,6 +272,11 @@ impl Io {
         if self.to_guest.is_empty().unwrap() {
             Self::futex_wait(word);
         }
+        while self.process.lull.load(Ordering::SeqCst) && !self.is_killed() {
+            self.process.sleeps.store(true, Ordering::SeqCst);
+            std::thread::yield_now();
+        }
+        self.process.sleeps.store(false, Ordering::SeqCst);
         if self.is_killed() { Err(Killed) } else { Ok(()) }
     }
 
