@@ -173,9 +173,10 @@ impl Engine {
                 self.controls.frozen.store(true, Ordering::SeqCst);
                 std::thread::sleep(ms(1));
             }
-            let resume = self.controls.resume_ms.swap(0, Ordering::SeqCst);
+            let resume = self.controls.resume_ms.load(Ordering::SeqCst);
             if resume > 0 {
                 self.gate.resume(BootTime::now().after(ms(resume))).unwrap();
+                self.controls.resume_ms.store(0, Ordering::SeqCst);
             }
             let ready = self.wait();
             if ready[0] {
@@ -720,12 +721,16 @@ fn a_lease_that_runs_out_silences_ip_and_arp() {
     let rig = Rig::new();
     let service = Service::start(&rig, FOREVER);
     let capture = Capture::start(&rig);
-    let talk = |until: BootTime| {
+    // Until a time, and until the capture has both kinds if `heard`.
+    let talk = |until: BootTime, heard: bool| {
+        let patience = BootTime::now().after(PATIENCE);
         // A fresh one: an old one's timers are backed off.
         let mut c = rig.connect(SERVICE, ECHO).unwrap();
         let mut text = 0u8;
         c.set_read_timeout(Some(ms(2))).unwrap();
-        while BootTime::now() < until {
+        let is_heard = || capture.count(Frame::is_arp) > 10 && capture.count(|f| f.tcp().is_some()) > 10;
+        while BootTime::now() < until || (heard && !is_heard()) {
+            assert!(BootTime::now() < patience, "the service is mute");
             capture.ask_arp();
             let _ = c.write_all(&[text]);
             let _ = c.read(&mut [0; 64]);
@@ -733,24 +738,18 @@ fn a_lease_that_runs_out_silences_ip_and_arp() {
         }
     };
     for round in 0..3 {
+        talk(BootTime::now(), true);
         let end = BootTime::now().after(ms(200));
         service.lease.renew(end).unwrap();
-        talk(end.after(ms(400)));
-        let frames = capture.after(end);
-        let last = frames.iter().map(|f| f.at.since(end)).max();
-        let (arp, tcp) = (capture.count(Frame::is_arp), capture.count(|f| f.tcp().is_some()));
-        println!("round {round}: until the lease's end {arp} ARP and {tcp} TCP frames; last after it: {last:?}");
-        assert!(arp > 10 && tcp > 10);
-        assert!(last.is_none_or(|d| d < ms(20)), "{last:?}");
+        talk(end.after(ms(400)), false);
+        let last = capture.after(end).iter().map(|f| f.at.since(end)).max();
+        println!("round {round}: last frame after the lease's end: {last:?}");
+        // A frame that left before may be delivered later where processors are busy.
+        assert!(last.is_none_or(|d| d < ms(100)), "{last:?}");
         assert!(service.lease.renew(BootTime::NEVER).is_err(), "it ran out");
-        // Established anew.
-        let again = BootTime::now();
-        service.resume(FOREVER);
-        talk(again.after(ms(100)));
-        let frames = capture.after(again);
-        assert!(frames.iter().any(Frame::is_arp) && frames.iter().any(|f| f.tcp().is_some()));
-        println!("round {round}: first frame {:?} after the new lease", frames[0].at.since(again));
         capture.frames.lock().unwrap().clear();
+        // Established anew.
+        service.resume(FOREVER);
     }
 }
 
@@ -777,6 +776,43 @@ fn what_waited_through_a_pause_never_leaves() {
     c.read_exact(&mut back).unwrap();
     assert_eq!(&back, b"while it stands still");
     echo(&mut c, b"and on");
+}
+
+/// With an engine that stands still: the kernel answers a client's probe, and acknowledges nothing that is not committed.
+#[test]
+fn what_is_committed_passes_by_the_engine() {
+    let Some(_alone) = alone() else { return };
+    let rig = Rig::new();
+    let service = Service::start(&rig, FOREVER);
+    for address in [SERVICE, SERVICE_V6] {
+        let mut c = rig.connect(address, ECHO).unwrap();
+        echo(&mut c, b"0123456789");
+        for (option, value) in [(libc::TCP_KEEPIDLE, 1), (libc::TCP_KEEPINTVL, 1), (libc::SO_KEEPALIVE, 1)] {
+            let level = if option == libc::SO_KEEPALIVE { libc::SOL_SOCKET } else { libc::IPPROTO_TCP };
+            // SAFETY: one int of our own, for the time of the call.
+            let r = unsafe { libc::setsockopt(c.as_raw_fd(), level, option, (&raw const value).cast(), 4) };
+            assert_eq!(r, 0);
+        }
+        // Its acknowledgement may wait for the client's delayed one.
+        std::thread::sleep(ms(300));
+        service.freeze();
+        let capture = Capture::start(&rig);
+        let acks = || capture.frames.lock().unwrap().iter().filter_map(Frame::tcp).map(|(_, ack)| ack).collect::<Vec<_>>();
+        let begun = Instant::now();
+        while acks().is_empty() {
+            assert!(begun.elapsed() < PATIENCE, "{address}: no answer to a probe while the engine stands still");
+            std::thread::sleep(ms(10));
+        }
+        let committed = acks()[0];
+        c.write_all(b"more").unwrap();
+        std::thread::sleep(ms(1500));
+        assert!(acks().iter().all(|a| *a == committed), "{address}: acknowledged before the commit");
+        service.thaw();
+        let mut back = [0; 4];
+        c.read_exact(&mut back).unwrap();
+        assert_eq!(&back, b"more");
+        echo(&mut c, b"and on");
+    }
 }
 
 #[test]

@@ -22,11 +22,19 @@ pub struct Register(u8);
 pub const R0: Register = Register(0);
 pub const R1: Register = Register(1);
 pub const R2: Register = Register(2);
+pub const R3: Register = Register(3);
+pub const R4: Register = Register(4);
 pub const R6: Register = Register(6);
 pub const R7: Register = Register(7);
+/// The end of the stack, which is 512 bytes.
+pub const STACK: Register = Register(10);
 
-/// `bpf_ktime_get_boot_ns` (`linux/bpf.h`).
+/// Functions (`linux/bpf.h`): `bpf_map_lookup_elem`, `bpf_skb_load_bytes`, `bpf_ktime_get_boot_ns`.
+pub const MAP_LOOKUP: i32 = 1;
+pub const LOAD_BYTES: i32 = 26;
 pub const KTIME_GET_BOOT_NS: i32 = 125;
+/// In the source field of a 64-bit load: the immediate is a map's descriptor, and the map is meant.
+const PSEUDO_MAP: u8 = 1;
 /// In the source field of a 64-bit load: the immediate is a map's descriptor, and its first value is meant.
 const PSEUDO_MAP_VALUE: u8 = 2;
 
@@ -57,9 +65,40 @@ impl Assembler {
         self.put(0, R0, 0, 0, 0);
     }
 
+    /// to = the map
+    pub fn map(&mut self, to: Register, map: i32) {
+        self.put(0x18, to, PSEUDO_MAP, 0, map);
+        self.put(0, R0, 0, 0, 0);
+    }
+
+    /// to += value
+    pub fn add(&mut self, to: Register, value: i32) {
+        self.put(0x07, to, 0, 0, value);
+    }
+
+    /// to = (to - from) modulo 2^32
+    pub fn subtract_32(&mut self, to: Register, from: Register) {
+        self.put(0x1c, to, from.0, 0, 0);
+    }
+
+    /// to &= mask
+    pub fn and(&mut self, to: Register, mask: i32) {
+        self.put(0x57, to, 0, 0, mask);
+    }
+
+    /// Turns 32 bits from network order, and clears the rest.
+    pub fn from_network_32(&mut self, register: Register) {
+        self.put(0xdc, register, 0, 0, 32);
+    }
+
     /// to = from
     pub fn copy(&mut self, to: Register, from: Register) {
         self.put(0xbf, to, from.0, 0, 0);
+    }
+
+    /// to = the byte at from + offset
+    pub fn load_8(&mut self, to: Register, from: Register, offset: i16) {
+        self.put(0x71, to, from.0, offset, 0);
     }
 
     /// to = 32 bits at from + offset
@@ -70,6 +109,16 @@ impl Assembler {
     /// to = 64 bits at from + offset
     pub fn load(&mut self, to: Register, from: Register, offset: i16) {
         self.put(0x79, to, from.0, offset, 0);
+    }
+
+    /// 32 bits at to + offset = from
+    pub fn store_32(&mut self, to: Register, offset: i16, from: Register) {
+        self.put(0x63, to, from.0, offset, 0);
+    }
+
+    /// to >>= bits
+    pub fn shift_right(&mut self, to: Register, bits: i32) {
+        self.put(0x77, to, 0, 0, bits);
     }
 
     /// 64 bits at to + offset += from, atomically
@@ -91,6 +140,18 @@ impl Assembler {
     pub fn jump_equal(&mut self, a: Register, value: i32, label: &'static str) {
         self.jumps.push((self.code.len(), label));
         self.put(0x15, a, 0, 0, value);
+    }
+
+    /// Jumps if a != value.
+    pub fn jump_unequal(&mut self, a: Register, value: i32, label: &'static str) {
+        self.jumps.push((self.code.len(), label));
+        self.put(0x55, a, 0, 0, value);
+    }
+
+    /// Jumps if a > value, unsigned.
+    pub fn jump_greater(&mut self, a: Register, value: i32, label: &'static str) {
+        self.jumps.push((self.code.len(), label));
+        self.put(0x25, a, 0, 0, value);
     }
 
     pub fn jump(&mut self, label: &'static str) {

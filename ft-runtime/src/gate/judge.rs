@@ -80,6 +80,15 @@ pub struct Birth {
     pub server: Handshake,
 }
 
+/// Which packets may leave without being asked about: segments with ACK and neither SYN, FIN nor RST of a connection that is
+/// open, which acknowledge nothing beyond its number. To be carried out in order, after the verdicts before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    Open { slot: u32, tuple: Tuple },
+    Upto { slot: u32, ack: Seq },
+    Close { slot: u32, tuple: Tuple },
+}
+
 /// Why a birth came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
@@ -181,6 +190,8 @@ struct Connection {
     fin: bool,
     fin_permitted: bool,
     rst_permitted: bool,
+    /// Its committed acknowledgements leave without being asked about.
+    passes: bool,
     /// Acknowledgements never fall from one to the next, so the first is always the first to go.
     held: VecDeque<Held>,
 }
@@ -320,6 +331,7 @@ pub struct Judge {
     live: bool,
     icmp_errors: bool,
     verdicts: Vec<(PacketId, Verdict)>,
+    passes: Vec<Pass>,
     events: VecDeque<Event>,
     counters: Counters,
 }
@@ -374,11 +386,22 @@ impl Judge {
         let Stage::Waiting { syn_ack, since, accepted } = c.stage else { return };
         let quiet = if now.since(since) > SYN_ACK_HELD_LONG { SYN_ACK_QUIET_LONG } else { SYN_ACK_QUIET };
         let quiet_until = if syn_ack.is_some() { now.after(quiet) } else { now };
-        c.stage = if accepted { Stage::Established } else { Stage::Answered { quiet_until } };
+        c.stage = Stage::Answered { quiet_until };
         if let Some(packet) = syn_ack {
             self.held_total -= 1;
             self.decide(packet, if accepted { Verdict::Drop } else { Verdict::Accept });
         }
+        if accepted {
+            self.establish(id);
+        }
+    }
+
+    fn establish(&mut self, id: BirthId) {
+        let Some(c) = self.connections.get_mut(id) else { return };
+        c.stage = Stage::Established;
+        c.passes = true;
+        self.passes.push(Pass::Open { slot: id.slot, tuple: c.tuple });
+        self.passes.push(Pass::Upto { slot: id.slot, ack: c.ack_max() });
     }
 
     /// The engine has this connection's socket.
@@ -387,7 +410,7 @@ impl Judge {
         match &mut c.stage {
             // A client that guessed our ISN. Nothing is committed by that.
             Stage::Waiting { accepted, .. } => *accepted = true,
-            Stage::Answered { .. } => c.stage = Stage::Established,
+            Stage::Answered { .. } => self.establish(id),
             Stage::Established | Stage::Closed => {}
         }
     }
@@ -407,6 +430,9 @@ impl Judge {
             self.counters.accepted += 1;
             self.held_total -= 1;
             c.held.pop_front();
+        }
+        if c.passes {
+            self.passes.push(Pass::Upto { slot: id.slot, ack: ack_max });
         }
     }
 
@@ -446,7 +472,7 @@ impl Judge {
         if self.connections.find(&r.tuple).is_some() {
             return Err(RestoreError::Known);
         }
-        let stage = if r.confirmed { Stage::Established } else { Stage::Answered { quiet_until: now } };
+        let stage = Stage::Answered { quiet_until: now };
         let connection = Connection {
             tuple: r.tuple,
             isn_client: r.isn_client,
@@ -457,10 +483,13 @@ impl Judge {
             fin: r.fin,
             fin_permitted: r.fin_permitted,
             rst_permitted: false,
+            passes: false,
             held: VecDeque::new(),
         };
         let id = self.connections.insert(connection).ok_or(RestoreError::Full)?;
-        if !r.confirmed {
+        if r.confirmed {
+            self.establish(id);
+        } else {
             self.note_birth(now, id);
         }
         Ok(id)
@@ -507,6 +536,11 @@ impl Judge {
     /// Moves the verdicts made since the last call to the end of `into`.
     pub fn take_verdicts(&mut self, into: &mut Vec<(PacketId, Verdict)>) {
         into.append(&mut self.verdicts);
+    }
+
+    /// Moves what may pass since the last call to the end of `into`.
+    pub fn take_passes(&mut self, into: &mut Vec<Pass>) {
+        into.append(&mut self.passes);
     }
 
     pub fn next_event(&mut self) -> Option<Event> {
@@ -644,6 +678,7 @@ impl Judge {
             fin: false,
             fin_permitted: false,
             rst_permitted: false,
+            passes: false,
             held: VecDeque::new(),
         };
         let Some(id) = self.connections.insert(connection) else {
@@ -724,6 +759,9 @@ impl Judge {
     fn remove(&mut self, id: BirthId) {
         let Some(c) = self.connections.remove(id) else { return };
         self.held_total -= c.held_packets();
+        if c.passes {
+            self.passes.push(Pass::Close { slot: id.slot, tuple: c.tuple });
+        }
         if let Stage::Waiting { syn_ack: Some(packet), .. } = c.stage {
             self.verdicts.push((packet, Verdict::Drop));
         }

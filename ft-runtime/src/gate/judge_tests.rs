@@ -685,11 +685,22 @@ proptest! {
         let mut models: [Model; 3] = Default::default();
         let mut asked: HashMap<PacketId, Asked> = HashMap::new();
         let mut server_isn = 7u32;
+        // As the kernel has it.
+        let mut passes = Vec::new();
+        let (mut slots, mut numbers): (HashMap<Tuple, u32>, HashMap<u32, Seq>) = Default::default();
 
         for (k, step) in steps {
             let m = &mut models[k];
+            let mut early = None;
             let mut send = |d: &mut Desk, m: &Model, flags: u8, covers: u64, payload: u32| {
                 let ack = m.isn.wrapping_add(1).wrapping_add(covers as u32);
+                let pass = slots.get(&Tuple::new(local(), peer(k as u16))).and_then(|slot| numbers.get(slot));
+                if flags == ACK && pass.is_some_and(|upto| !Seq(ack).is_after(*upto)) {
+                    if !m.birth_committed || covers > m.committed + u64::from(m.fin_committed) {
+                        early = Some((k, covers));
+                    }
+                    return;
+                }
                 let options: &[u8] = if flags & SYN != 0 { &OPTIONS } else { &[] };
                 let packet = d.out_packet(k as u16, flags, m.server_isn, ack, payload, options);
                 asked.insert(packet, Asked { connection: k, server_isn: m.server_isn, flags, covers });
@@ -761,6 +772,23 @@ proptest! {
                 }
                 Step::Thaw => d.judge.thawed(),
                 Step::Pass(n) => d.pass(ms(n)),
+            }
+            prop_assert_eq!(early, None, "an acknowledgement passed too early");
+            d.judge.take_passes(&mut passes);
+            for p in passes.drain(..) {
+                match p {
+                    Pass::Open { slot, tuple } => {
+                        prop_assert_eq!(slots.insert(tuple, slot), None, "a tuple was open already");
+                        prop_assert_eq!(numbers.get(&slot), None, "a slot was in use");
+                    }
+                    Pass::Upto { slot, ack } => {
+                        numbers.insert(slot, ack);
+                    }
+                    Pass::Close { slot, tuple } => {
+                        prop_assert_eq!(slots.remove(&tuple), Some(slot));
+                        numbers.remove(&slot);
+                    }
+                }
             }
             while let Some(event) = d.judge.next_event() {
                 match event {

@@ -13,11 +13,12 @@
 //! programs go with the interface, and the lease runs out.
 
 use super::asm::{Assembler, Instruction, KTIME_GET_BOOT_NS, R0, R1, R2, R6, R7};
+use super::bpf;
 use super::boot_time::BootTime;
 use super::error::GateError;
 use super::namespace::ServiceNet;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -141,7 +142,7 @@ impl Ingress {
 
 /// Puts both programs at the service's interface, closed.
 pub fn attach(net: &ServiceNet) -> Result<(Lease, Ingress), GateError> {
-    let map = create_map().map_err(refused)?;
+    let map = bpf::create_map(bpf::MAP_TYPE_ARRAY, 4, WORDS_BYTES as u32, 1, bpf::F_MMAPABLE).map_err(refused)?;
     // SAFETY: a new mapping of the map's first page; Shared owns it.
     let memory = unsafe {
         let access = libc::PROT_READ | libc::PROT_WRITE;
@@ -150,12 +151,13 @@ pub fn attach(net: &ServiceNet) -> Result<(Lease, Ingress), GateError> {
     if memory == libc::MAP_FAILED {
         return Err(GateError::system("mapping the lease")(io::Error::last_os_error()));
     }
-    let egress = load(&egress_program(map.as_raw_fd())).map_err(refused)?;
-    let ingress = load(&ingress_program(map.as_raw_fd())).map_err(refused)?;
+    let load = |program: &[Instruction]| bpf::load(bpf::PROG_TYPE_SCHED_CLS, "ft_lease", program).map_err(refused);
+    let egress = load(&egress_program(map.as_raw_fd()))?;
+    let ingress = load(&ingress_program(map.as_raw_fd()))?;
     let shared = Arc::new(Shared { words: memory.cast(), _map: map });
     net.within(|| {
-        attach_program(&egress, net.interface(), bpf::TCX_EGRESS)?;
-        attach_program(&ingress, net.interface(), bpf::TCX_INGRESS)
+        bpf::attach(&egress, net.interface(), bpf::TCX_EGRESS)?;
+        bpf::attach(&ingress, net.interface(), bpf::TCX_INGRESS)
     })
     .map_err(GateError::system("entering the service's network namespace"))?
     .map_err(refused)?;
@@ -227,98 +229,4 @@ mod packet {
     pub const PROTOCOL: i16 = 16;
     pub const IPV4: i32 = (libc::ETH_P_IP as u16).to_be() as i32;
     pub const IPV6: i32 = (libc::ETH_P_IPV6 as u16).to_be() as i32;
-}
-
-/// Linux's numbers (`linux/bpf.h`).
-mod bpf {
-    pub const MAP_CREATE: i32 = 0;
-    pub const PROG_LOAD: i32 = 5;
-    pub const PROG_ATTACH: i32 = 8;
-    pub const MAP_TYPE_ARRAY: u32 = 2;
-    pub const F_MMAPABLE: u32 = 1 << 10;
-    pub const PROG_TYPE_SCHED_CLS: u32 = 3;
-    pub const TCX_INGRESS: u32 = 46;
-    pub const TCX_EGRESS: u32 = 47;
-}
-
-/// The beginnings of `union bpf_attr`; the kernel takes the rest as zero.
-#[repr(C)]
-struct MapCreate {
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    map_flags: u32,
-}
-
-#[repr(C)]
-struct ProgLoad {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-    kern_version: u32,
-    prog_flags: u32,
-    prog_name: [u8; 16],
-}
-
-#[repr(C)]
-struct ProgAttach {
-    target_ifindex: u32,
-    attach_bpf_fd: u32,
-    attach_type: u32,
-    attach_flags: u32,
-}
-
-/// # Safety
-/// Every address in `attribute` must be valid for what the command does with it, until the call returns.
-unsafe fn call<T>(command: i32, attribute: &T) -> io::Result<i32> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes from attribute; addresses in it are the caller's promise.
-    let r = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attribute), size_of::<T>()) };
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r as i32) }
-}
-
-fn create_map() -> io::Result<OwnedFd> {
-    let attribute = MapCreate {
-        map_type: bpf::MAP_TYPE_ARRAY,
-        key_size: 4,
-        value_size: WORDS_BYTES as u32,
-        max_entries: 1,
-        map_flags: bpf::F_MMAPABLE,
-    };
-    // SAFETY: no addresses in it; a result is a new descriptor that nobody else owns.
-    unsafe { Ok(OwnedFd::from_raw_fd(call(bpf::MAP_CREATE, &attribute)?)) }
-}
-
-fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
-    let mut prog_name = [0; 16];
-    prog_name[..8].copy_from_slice(b"ft_lease");
-    let attribute = ProgLoad {
-        prog_type: bpf::PROG_TYPE_SCHED_CLS,
-        insn_cnt: program.len() as u32,
-        insns: program.as_ptr() as u64,
-        license: c"Apache-2.0".as_ptr() as u64,
-        log_level: 0,
-        log_size: 0,
-        log_buf: 0,
-        kern_version: 0,
-        prog_flags: 0,
-        prog_name,
-    };
-    // SAFETY: instructions and license live until the call returns; a result is a new descriptor of ours.
-    unsafe { Ok(OwnedFd::from_raw_fd(call(bpf::PROG_LOAD, &attribute)?)) }
-}
-
-fn attach_program(program: &OwnedFd, interface: u32, attach_type: u32) -> io::Result<()> {
-    let attribute = ProgAttach {
-        target_ifindex: interface,
-        attach_bpf_fd: program.as_raw_fd() as u32,
-        attach_type,
-        attach_flags: 0,
-    };
-    // SAFETY: no addresses in it.
-    unsafe { call(bpf::PROG_ATTACH, &attribute) }.map(|_| ())
 }

@@ -1,8 +1,9 @@
 //! The gate: holds the kernel to the output rule.
 //!
 //! The service's sockets live in a network namespace of their own ([`namespace`]). Every packet that wants to leave it
-//! is queued ([`queue`], [`rules`]) and leaves when what it says is committed ([`judge`]). At the interface the kernel
-//! itself drops everything once this host's lease is over ([`lease`]).
+//! is queued ([`queue`], [`rules`]) and leaves when what it says is committed ([`judge`]); what is known to be committed
+//! before it is said need not be queued ([`pass`]). At the interface the kernel itself drops everything once this host's
+//! lease is over ([`lease`]).
 //!
 //! Laws: a dead engine is silent; an engine that stood still longer than its lease drops what waited before it decides
 //! anything; nobody but the engine decides what was acknowledged.
@@ -12,12 +13,14 @@
 
 pub mod asm;
 pub mod boot_time;
+mod bpf;
 pub mod error;
 pub mod judge;
 pub mod lease;
 pub mod namespace;
 pub mod netlink;
 pub mod packet;
+pub mod pass;
 pub mod queue;
 pub mod requirements;
 pub mod rules;
@@ -25,9 +28,10 @@ pub mod saved_syn;
 
 use boot_time::BootTime;
 use error::GateError;
-use judge::{Event, Judge, PacketId, Verdict};
+use judge::{Event, Judge, PacketId, Pass, Verdict};
 use lease::{Ingress, Lease};
 use namespace::{Address, ServiceNet};
+use pass::Passes;
 use queue::{Decide, Losses, Queue, Queued};
 use std::io;
 use std::net::IpAddr;
@@ -42,6 +46,9 @@ pub struct Gate {
     /// The lease was over when there was something to decide: nothing is decided until [`Self::resume`].
     lapsed: bool,
     verdicts: Vec<(PacketId, Verdict)>,
+    /// `None`: this kernel can't; every packet is asked about.
+    passes: Option<Passes>,
+    passed: Vec<Pass>,
 }
 
 impl Gate {
@@ -50,9 +57,20 @@ impl Gate {
         let net = ServiceNet::create(parent, addresses, gateways)?;
         let (lease, ingress) = lease::attach(&net)?;
         let queue = net.within(Queue::open).map_err(GateError::system("entering the service's network namespace"))??;
-        rules::install(&net)?;
+        let passes = Passes::create();
+        let passes = rules::install(&net, passes)?;
         net.raise()?;
-        Ok(Self { net, lease, ingress, queue, judge: Judge::new(), lapsed: true, verdicts: Vec::new() })
+        Ok(Self {
+            net,
+            lease,
+            ingress,
+            queue,
+            judge: Judge::new(),
+            lapsed: true,
+            verdicts: Vec::new(),
+            passes,
+            passed: Vec::new(),
+        })
     }
 
     /// For sockets, which belong inside.
@@ -95,6 +113,13 @@ impl Gate {
         Desk { lease, judge, lapsed }.verdicts(verdicts);
         let result = self.queue.answer(queue::EGRESS, &self.verdicts);
         self.verdicts.clear();
+        // What waited goes before what comes.
+        self.judge.take_passes(&mut self.passed);
+        for p in self.passed.drain(..) {
+            if let Some(passes) = &mut self.passes {
+                passes.apply(&p);
+            }
+        }
         result
     }
 

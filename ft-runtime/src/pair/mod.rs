@@ -564,13 +564,20 @@ impl Pair {
                 out.send(kind::STILLBORN, &head[..n], &[]);
             }
         }
+        drop(out);
+        self.let_out()?;
+        Ok(more)
+    }
+
+    /// What became safe may be acknowledged.
+    fn let_out(&mut self) -> Result<(), EngineError> {
+        let Some(w) = &mut self.world else { return Ok(()) };
+        let mut out = self.out.borrow_mut();
         w.committed(out.committed());
         while let Some(m) = out.next_safe_input() {
             w.input(m);
         }
-        drop(out);
-        w.flush()?;
-        Ok(more)
+        w.flush()
     }
 
     /// The kernel is done with a connection.
@@ -679,6 +686,8 @@ impl Part for Pair {
         let behind = self.is_backup_behind(now);
         if let Role::Leading(p) = self.role() {
             p.paused = behind;
+            // Before the answers are sent: then they need not wait for leave to acknowledge their questions.
+            self.let_out()?;
         }
         let mut more = self.role().part().turn(core, now)?;
         more |= self.lead(now)?;
