@@ -165,6 +165,13 @@ impl Rig {
         of["state"].as_str().unwrap_or("").to_owned()
     }
 
+    /// What the host's engine says has happened.
+    fn events(&self, host: &str) -> String {
+        let o = self.ft("exec").args([host, "--", "/usr/local/bin/ft", "events"]).output().unwrap();
+        assert!(o.status.success(), "{o:?}");
+        String::from_utf8(o.stdout).unwrap()
+    }
+
     fn fault(&self, host: &str, kind: &str) {
         let o = self.ft("fault").args([host, kind]).output().unwrap();
         assert!(o.status.success(), "{o:?}");
@@ -249,6 +256,55 @@ fn clients_notice_nothing_when_the_backups_guest_is_killed() {
 #[test]
 fn clients_notice_nothing_when_the_link_is_cut() {
     survives("link", Some(("alpha", "cut-link")), "alpha");
+}
+
+/// The primary's own probes tell it, and it hands over to a backup that is better off.
+fn hands_over(name: &str, fault: &str) {
+    let (rig, address) = Rig::up(name);
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault("alpha", fault);
+    rig.expect_all_kept(client);
+    assert_eq!(rig.primaries(), ["beta"]);
+    let said = rig.events("beta");
+    assert!(said.contains("the primary handed over: it has lost its service network"), "{said}");
+    rig.wait_until(|r| r.state("alpha").starts_with("ended"));
+}
+
+#[test]
+fn clients_keep_everything_when_the_primarys_service_network_is_cut() {
+    hands_over("service", "cut-service");
+}
+
+#[test]
+fn clients_keep_everything_when_the_primarys_service_network_is_silent() {
+    hands_over("silent", "lose-service");
+}
+
+#[test]
+fn a_service_network_that_both_hosts_lost_moves_nothing() {
+    let (rig, address) = Rig::up("both");
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault("beta", "lose-service");
+    rig.fault("alpha", "cut-service");
+    rig.wait_until(|r| r.events("alpha").contains("stays primary without a service network"));
+    assert_eq!(rig.primaries(), ["alpha"]);
+    rig.fault("alpha", "heal-service");
+    rig.expect_all_kept(client);
+    assert_eq!(rig.primaries(), ["alpha"]);
+    assert!(rig.events("alpha").contains("the service network is back"));
+}
+
+#[test]
+fn a_backup_that_loses_its_service_network_says_so_and_nothing_moves() {
+    let (rig, address) = Rig::up("bservice");
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault("beta", "cut-service");
+    rig.wait_until(|r| r.events("beta").contains("SERVICE NETWORK LOST"));
+    rig.expect_all_kept(client);
+    assert_eq!((rig.primaries(), rig.state("alpha")), (vec!["alpha".into()], "protected".into()));
 }
 
 #[test]

@@ -20,11 +20,12 @@ use crate::engine::primary::Primary;
 use crate::engine::{Core, Ended, EngineError, Part, Stats};
 use crate::failover::action::{Acks, Lease};
 use crate::failover::config::Timing;
-use crate::failover::event::{Blame, Command, LinkEnd};
+use crate::failover::event::{Blame, Command, LinkEnd, ServiceNet};
 use crate::failover::{self, Kind};
 use crate::front::{Deed, Front, Token};
 use crate::gate::boot_time::BootTime;
 use crate::link::{Link, LinkError};
+use crate::probe::Probe;
 use decider::Decider;
 use ft_log::codec::Writer;
 use ft_log::entry::{ClockSample, Entry, Event};
@@ -96,6 +97,8 @@ pub(crate) struct Beginning {
     pub board: StatusBoard,
     /// `None`: the service has no virtual address.
     pub world: Option<World>,
+    /// Of the service network; there where `world` is.
+    pub probe: Option<Probe>,
 }
 
 /// What the last entries said of the domain's clock, and when they came.
@@ -132,6 +135,7 @@ pub(crate) struct Pair {
 
     // Speaking.
     world: Option<World>,
+    probe: Option<Probe>,
     lease: Lease,
     is_open: bool,
     heard_at: Instant,
@@ -202,6 +206,7 @@ impl Pair {
             is_replaying: false,
             young: Vec::new(),
             world: b.world,
+            probe: b.probe,
             lease: Lease::Expire,
             is_open: false,
             heard_at: Instant::now(),
@@ -341,7 +346,7 @@ impl Pair {
                 let h = Heartbeat::decode(body).map_err(foreign)?;
                 self.heard_seq = h.seq;
                 self.heard_at = now;
-                self.decider.tell(failover::Event::HeartbeatSeen { service_ok: true });
+                self.decider.tell(failover::Event::HeartbeatSeen { service_ok: h.would_serve });
                 if self.leads() && self.peer_has_all && self.decider.kind() == Kind::PrimaryAlone {
                     self.decider.tell(failover::Event::PeerCaughtUp);
                 }
@@ -447,6 +452,7 @@ impl Pair {
             point: core.points(),
             seq: self.last_seq,
             echo: self.echoed_seq,
+            would_serve: self.decider.would_serve(),
         };
         let mut head = [0; HEAD_BYTES];
         let mut w = Writer::new(&mut head);
@@ -481,6 +487,23 @@ impl Pair {
     }
 
     // Who speaks.
+
+    /// Whether clients can be reached from here.
+    fn look_at_service(&mut self, now: Instant) {
+        let Some(p) = &mut self.probe else { return };
+        let before = p.says();
+        let Some(net) = p.look(now) else { return };
+        if net == ServiceNet::Lost {
+            self.board.event(&p.missing());
+        }
+        if before == ServiceNet::Lost
+            && let (true, Some(w)) = (self.is_open, &mut self.world)
+        {
+            // Nobody has heard of the address from here meanwhile.
+            w.announce();
+        }
+        self.decider.tell(failover::Event::ServiceNet(net));
+    }
 
     /// Asks the machine about all that happened.
     fn decide(&mut self, core: &mut Core, now: Instant) -> Result<(), EngineError> {
@@ -567,6 +590,9 @@ impl Pair {
         w.committed(out.committed());
         while let Some(m) = out.next_safe_input() {
             w.input(m);
+            if let Some(p) = &mut self.probe {
+                p.heard_client();
+            }
         }
         drop(out);
         w.flush()?;
@@ -674,6 +700,7 @@ impl Part for Pair {
         if self.has_link() && quiet > Duration::from_millis(self.settings.timing.silence_ms) * SILENCES_MAX {
             self.lose_link(LinkEnd::Lost, &format!("silent for {} ms", quiet.as_millis()));
         }
+        self.look_at_service(now);
         self.decide(core, now)?;
         self.send_acks();
         let behind = self.is_backup_behind(now);
@@ -701,8 +728,9 @@ impl Part for Pair {
         };
         let world = self.world.as_ref().filter(|_| self.leads()).and_then(|w| w.deadline(Instant::now()));
         let heartbeat = Some(self.heartbeat_at);
+        let probe = self.probe.as_ref().map(Probe::deadline);
         let decider = if self.is_leaving { None } else { self.decider.deadline() };
-        [role, world, heartbeat, decider].into_iter().flatten().min()
+        [role, world, heartbeat, probe, decider].into_iter().flatten().min()
     }
 
     fn ended(&mut self, core: &Core, now: Instant) -> Result<Option<Ended>, EngineError> {

@@ -24,13 +24,14 @@ pub enum Fault {
     CutLink,
     HealLink,
     CutService,
+    LoseService,
     HealService,
     CutManagement,
     HealManagement,
 }
 
 impl Fault {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::KillGuest,
         Self::KillEngine,
         Self::KillHost,
@@ -39,6 +40,7 @@ impl Fault {
         Self::CutLink,
         Self::HealLink,
         Self::CutService,
+        Self::LoseService,
         Self::HealService,
         Self::CutManagement,
         Self::HealManagement,
@@ -54,6 +56,7 @@ impl Fault {
             Self::CutLink => "cut-link",
             Self::HealLink => "heal-link",
             Self::CutService => "cut-service",
+            Self::LoseService => "lose-service",
             Self::HealService => "heal-service",
             Self::CutManagement => "cut-management",
             Self::HealManagement => "heal-management",
@@ -70,7 +73,8 @@ impl Fault {
             Self::CutLink => "the link between the pair is down",
             Self::HealLink => "and up again",
             Self::CutService => "the host's cable to the service network is pulled",
-            Self::HealService => "and plugged in again",
+            Self::LoseService => "the service network passes nothing to or from the host; its cable stays plugged in",
+            Self::HealService => "all is well with it again",
             Self::CutManagement => "the host's cable to the network of the witness is pulled",
             Self::HealManagement => "and plugged in again",
         }
@@ -110,6 +114,7 @@ pub fn fault(name: &RigName, host: Host, kind: Fault) -> Result<Done> {
         Fault::CutLink => target.set(Network::Link, false),
         Fault::HealLink => target.set(Network::Link, true),
         Fault::CutService => target.set(Network::Service, false),
+        Fault::LoseService => target.lose_service(),
         Fault::HealService => target.set(Network::Service, true),
         Fault::CutManagement => target.set(Network::Management, false),
         Fault::HealManagement => target.set(Network::Management, true),
@@ -200,6 +205,10 @@ impl Target<'_> {
         Freezer::of(self.places, self.host).ok_or_else(|| {
             RigError::Refused("this machine has no freezer of control groups; mount cgroup2 at /sys/fs/cgroup".into())
         })
+    }
+
+    fn lose_service(&self) -> Result<Moment> {
+        timed(|| network::block_service(self.places, self.host))
     }
 
     fn set(&self, network: Network, up: bool) -> Result<Moment> {
