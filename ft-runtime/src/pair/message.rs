@@ -34,14 +34,9 @@ pub mod kind {
 /// Room for the head of any message here.
 pub const HEAD_BYTES: usize = 64;
 
-/// Who the sender is and how far it got; from both sides, many times a second.
+/// The sender's engine runs; from both sides, many times a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
-    pub term: Term,
-    /// The sender's log: appended on the primary, received on the backup.
-    pub index: LogIndex,
-    /// Input point that the sender's guest has reached.
-    pub point: u64,
     /// Counts the sender's heartbeats.
     pub seq: u64,
     /// The last one it has heard of the other side: what a lease is measured from.
@@ -52,9 +47,6 @@ pub struct Heartbeat {
 
 impl Heartbeat {
     pub fn encode(&self, w: &mut Writer) {
-        w.uint(self.term.0);
-        w.uint(self.index.0);
-        w.uint(self.point);
         w.uint(self.seq);
         w.uint(self.echo);
         w.u8(self.would_serve.into());
@@ -62,14 +54,13 @@ impl Heartbeat {
 
     pub fn decode(b: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(b);
-        let (term, index, point) = (Term(r.uint()?), LogIndex(r.uint()?), r.uint()?);
         let (seq, echo) = (r.uint()?, r.uint()?);
         let would_serve = match r.u8()? {
             0 => false,
             1 => true,
             n => return Err(DecodeError::Unknown(n)),
         };
-        let h = Self { term, index, point, seq, echo, would_serve };
+        let h = Self { seq, echo, would_serve };
         r.end()?;
         Ok(h)
     }
@@ -254,7 +245,7 @@ mod tests {
 
     #[test]
     fn heartbeats_come_back_and_nothing_else_does() {
-        let h = Heartbeat { term: Term(3), index: LogIndex(1 << 40), point: 77, seq: 9, echo: 1 << 50, would_serve: true };
+        let h = Heartbeat { seq: 9, echo: 1 << 50, would_serve: true };
         let mut b = [0; HEAD_BYTES];
         let mut w = Writer::new(&mut b);
         h.encode(&mut w);

@@ -426,7 +426,7 @@ impl Pair {
         self.out.borrow_mut().send(kind, &head[..n], &[]);
     }
 
-    fn send_heartbeat(&mut self, core: &Core, now: Instant) {
+    fn send_heartbeat(&mut self, now: Instant) {
         if now < self.heartbeat_at {
             return;
         }
@@ -447,9 +447,6 @@ impl Pair {
         }
         self.heartbeats.push_back((self.last_seq, BootTime::now()));
         let h = Heartbeat {
-            term: self.decider.term(),
-            index: if self.leads() { self.out.borrow().progress.appended() } else { self.received },
-            point: core.points(),
             seq: self.last_seq,
             echo: self.echoed_seq,
             would_serve: self.decider.would_serve(),
@@ -709,7 +706,7 @@ impl Part for Pair {
         }
         let mut more = self.role().part().turn(core, now)?;
         more |= self.lead(now)?;
-        self.send_heartbeat(core, now);
+        self.send_heartbeat(now);
         self.flush();
         if self.is_replaying {
             more = true;
