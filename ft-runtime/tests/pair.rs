@@ -307,6 +307,62 @@ fn a_backup_that_loses_its_service_network_says_so_and_nothing_moves() {
     assert_eq!((rig.primaries(), rig.state("alpha")), (vec!["alpha".into()], "protected".into()));
 }
 
+const LOST: &str = "ARBITER LOST";
+const BACK: &str = "the arbiter answers again";
+
+/// The witness is lost under load and perhaps comes back: nothing moves, and those who lost it say so.
+fn outlives_the_witness(name: &str, host: &str, fault: &str, heal: Option<&str>, tell: &[&str]) {
+    let (rig, address) = Rig::up(name);
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault(host, fault);
+    rig.wait_until(|r| tell.iter().all(|h| r.events(h).contains(LOST)));
+    for h in ["alpha", "beta"] {
+        assert_eq!(rig.events(h).contains(LOST), tell.contains(&h), "{}", rig.events(h));
+    }
+    if let Some(heal) = heal {
+        rig.fault(host, heal);
+        rig.wait_until(|r| tell.iter().all(|h| r.events(h).contains(BACK)));
+    }
+    rig.expect_all_kept(client);
+    assert_eq!((rig.primaries(), rig.state("alpha")), (vec!["alpha".into()], "protected".into()));
+}
+
+#[test]
+fn a_pair_outlives_its_witness_and_says_so() {
+    outlives_the_witness("wkill", "witness", "kill-host", None, &["alpha", "beta"]);
+}
+
+#[test]
+fn a_frozen_witness_is_missed_until_it_thaws() {
+    outlives_the_witness("wfreeze", "witness", "freeze-host", Some("thaw-host"), &["alpha", "beta"]);
+}
+
+#[test]
+fn a_witness_without_its_network_is_missed_until_it_is_back() {
+    outlives_the_witness("wcut", "witness", "cut-management", Some("heal-management"), &["alpha", "beta"]);
+}
+
+#[test]
+fn a_host_that_alone_lost_the_witness_says_so() {
+    outlives_the_witness("mcut", "alpha", "cut-management", Some("heal-management"), &["alpha"]);
+}
+
+#[test]
+fn a_witness_is_not_needed_in_the_service_network() {
+    let (rig, address) = Rig::up("wservice");
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault("witness", "cut-service");
+    rig.expect_all_kept(client);
+    rig.fault("witness", "heal-service");
+    assert_eq!((rig.primaries(), rig.state("alpha")), (vec!["alpha".into()], "protected".into()));
+    for h in ["alpha", "beta"] {
+        let said = rig.events(h);
+        assert!(!said.contains(LOST) && !said.contains("SERVICE NETWORK LOST"), "{said}");
+    }
+}
+
 #[test]
 fn a_frozen_primary_is_replaced_and_stays_silent_when_it_thaws() {
     survives("freeze", Some(("alpha", "freeze-host")), "beta");
