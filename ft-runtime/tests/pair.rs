@@ -307,6 +307,31 @@ fn a_backup_that_loses_its_service_network_says_so_and_nothing_moves() {
     assert_eq!((rig.primaries(), rig.state("alpha")), (vec!["alpha".into()], "protected".into()));
 }
 
+/// Somebody empties the firewall of a host's gate: it is noticed there, and mended.
+fn mends_its_gate(name: &str, host: &str) {
+    let (rig, address) = Rig::up(name);
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault(host, "flush-gate");
+    rig.wait_until(|r| r.events(host).contains("the gate's rules are installed again"));
+    assert!(rig.events(host).contains("GATE RULES CHANGED"));
+    assert_eq!((rig.primaries(), rig.state("alpha")), (vec!["alpha".into()], "protected".into()));
+    // The gate is what it was: also on a host that comes to need it.
+    rig.fault("alpha", "kill-host");
+    rig.expect_all_kept(client);
+    assert_eq!(rig.primaries(), ["beta"]);
+}
+
+#[test]
+fn a_primary_whose_gate_is_flushed_mends_it() {
+    mends_its_gate("flush", "alpha");
+}
+
+#[test]
+fn a_backup_whose_gate_is_flushed_mends_it() {
+    mends_its_gate("bflush", "beta");
+}
+
 const LOST: &str = "ARBITER LOST";
 const BACK: &str = "the arbiter answers again";
 

@@ -29,15 +29,18 @@ use judge::{Event, Judge, PacketId, Verdict};
 use lease::{Ingress, Lease};
 use namespace::{Address, ServiceNet};
 use queue::{Decide, Losses, Queue, Queued};
+use rules::{Change, Rules};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 pub struct Gate {
     net: ServiceNet,
     lease: Lease,
     ingress: Ingress,
     queue: Queue,
+    rules: Rules,
     judge: Judge,
     /// The lease was over when there was something to decide: nothing is decided until [`Self::resume`].
     lapsed: bool,
@@ -50,9 +53,9 @@ impl Gate {
         let net = ServiceNet::create(parent, addresses, gateways)?;
         let (lease, ingress) = lease::attach(&net)?;
         let queue = net.within(Queue::open).map_err(GateError::system("entering the service's network namespace"))??;
-        rules::install(&net)?;
+        let rules = Rules::install(&net)?;
         net.raise()?;
-        Ok(Self { net, lease, ingress, queue, judge: Judge::new(), lapsed: true, verdicts: Vec::new() })
+        Ok(Self { net, lease, ingress, queue, rules, judge: Judge::new(), lapsed: true, verdicts: Vec::new() })
     }
 
     /// For sockets, which belong inside.
@@ -124,6 +127,12 @@ impl Gate {
         self.lapsed = false;
         self.lease.grant(until);
         Ok(())
+    }
+
+    /// Whether packets still are queued. To be asked often; it looks when it is time to. An error: they are not, and can't
+    /// be made to.
+    pub fn look_at_rules(&mut self, now: Instant) -> Result<Option<Change>, GateError> {
+        self.rules.look(&self.net, now)
     }
 
     /// Packets lost between kernel and engine. Each is an alarm.

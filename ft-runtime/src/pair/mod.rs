@@ -698,6 +698,12 @@ impl Part for Pair {
             self.lose_link(LinkEnd::Lost, &format!("silent for {} ms", quiet.as_millis()));
         }
         self.look_at_service(now);
+        if let Some(w) = &mut self.world
+            && let Some(said) = w.look_at_rules(now)?
+        {
+            tracing::error!("{said}");
+            self.board.event(said);
+        }
         self.decide(core, now)?;
         self.send_acks();
         let behind = self.is_backup_behind(now);
