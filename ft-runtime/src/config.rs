@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+const SERVICE_LOSS_MS_LEAST: u64 = 100;
+
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -22,6 +24,17 @@ pub enum ConfigError {
 pub struct Prefixed {
     pub ip: IpAddr,
     pub prefix: u8,
+}
+
+impl Prefixed {
+    /// Is it in the same network?
+    fn has(&self, other: IpAddr) -> bool {
+        match (self.ip, other) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= u32::from(self.prefix),
+            (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= u32::from(self.prefix),
+            _ => false,
+        }
+    }
 }
 
 impl TryFrom<String> for Prefixed {
@@ -57,6 +70,9 @@ pub struct Service {
     pub addresses: Vec<Prefixed>,
     /// Interface of the service network; needed with `addresses`.
     pub interface: Option<String>,
+    /// Neighbours there of which one at least answers as long as clients can be reached. None: the gateways.
+    #[serde(default)]
+    pub probe_targets: Vec<IpAddr>,
     #[serde(default)]
     pub state_dirs: Vec<PathBuf>,
     pub cwd: Option<PathBuf>,
@@ -115,6 +131,8 @@ impl ArbiterConfig {
 pub struct Limits {
     /// A silent peer is taken for dead after this.
     pub silence_ms_max: u64,
+    /// A service network on which nobody is heard for so long is lost.
+    pub service_loss_ms_max: u64,
     /// Log that the backup has not acknowledged; more, and the primary reads no more from clients.
     pub lag_bytes_max: u64,
     pub lag_ms_max: u64,
@@ -122,13 +140,17 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { silence_ms_max: 120, lag_bytes_max: 64 << 20, lag_ms_max: 1000 }
+        Self { silence_ms_max: 120, service_loss_ms_max: 400, lag_bytes_max: 64 << 20, lag_ms_max: 1000 }
     }
 }
 
 impl Limits {
     pub fn silence(&self) -> Duration {
         Duration::from_millis(self.silence_ms_max)
+    }
+
+    pub fn service_loss(&self) -> Duration {
+        Duration::from_millis(self.service_loss_ms_max)
     }
 }
 
@@ -189,7 +211,31 @@ impl Config {
         if c.limits.silence_ms_max < 40 {
             return value("limits.silence_ms_max", "below 40 ms every hiccup is a takeover");
         }
+        if c.limits.service_loss_ms_max < SERVICE_LOSS_MS_LEAST {
+            return value("limits.service_loss_ms_max", "below 100 ms a few lost packets move the service");
+        }
+        for target in &c.service.probe_targets {
+            if let Some(why) = unfit(*target, &c.service) {
+                return value("service.probe_targets", &format!("{target} {why}"));
+            }
+        }
         Ok(c)
+    }
+}
+
+/// Why a probe target would prove nothing, or the wrong thing.
+fn unfit(target: IpAddr, service: &Service) -> Option<&'static str> {
+    let is_link_local = matches!(target, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    if service.interface.is_none() {
+        Some("goes with service.interface: without one there is no service network to probe")
+    } else if service.addresses.iter().any(|a| a.ip == target) {
+        Some("is the service's own address: name a neighbour")
+    } else if target.is_unspecified() || target.is_loopback() || target.is_multicast() {
+        Some("is nobody's address")
+    } else if !is_link_local && !service.addresses.iter().any(|a| a.has(target)) {
+        Some("is in none of the networks of service.addresses: only neighbours can be probed, not what is behind a router")
+    } else {
+        None
     }
 }
 
@@ -252,5 +298,27 @@ socket = "/run/ft/redis.sock"
         assert!(e.contains("unknown field `colour`"), "{e}");
         let e = error(&GOOD.replace("interface = \"eth0\"\n", ""));
         assert!(e.contains("service.interface"), "{e}");
+    }
+
+    #[test]
+    fn probe_targets_are_neighbours() {
+        let with = |t: &str| GOOD.replace("[host]", &format!("probe_targets = [{t}]\n[host]"));
+        let good = Config::parse(Path::new("x"), &with("\"10.77.0.1\", \"fd00:77::1\", \"fe80::1\"")).unwrap();
+        assert_eq!(good.service.probe_targets.len(), 3);
+        for (bad, why) in [
+            ("10.77.1.1", "none of the networks"),
+            ("fd00:78::1", "none of the networks"),
+            ("10.77.0.100", "own address"),
+            ("127.0.0.1", "nobody's"),
+            ("gateway", "invalid IP address"),
+        ] {
+            let e = error(&with(&format!("\"{bad}\"")));
+            assert!(e.contains(why) && e.contains("probe_targets"), "{e}");
+        }
+        let bare = with("\"10.77.0.1\"").replace("interface = \"eth0\"\n", "");
+        let e = error(&bare.replace("addresses = [\"10.77.0.100/24\", \"fd00:77::100/64\"]\n", ""));
+        assert!(e.contains("no service network to probe"), "{e}");
+        let e = error(&format!("{GOOD}[limits]\nservice_loss_ms_max = 50\n"));
+        assert!(e.contains("service_loss_ms_max") && e.contains("100 ms"), "{e}");
     }
 }

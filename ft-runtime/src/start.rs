@@ -41,6 +41,8 @@ pub enum Error {
     #[error(transparent)]
     Key(#[from] crate::link::KeyError),
     #[error(transparent)]
+    Probe(#[from] crate::probe::ProbeError),
+    #[error(transparent)]
     Gate(#[from] crate::gate::error::GateError),
     #[error(transparent)]
     Hello(#[from] crate::link::hello::HelloError),

@@ -180,6 +180,7 @@ fn paired(arbiter: ArbiterKind) -> Rig {
     if arbiter == VOTES {
         rig.granted();
     }
+    rig.feed(Event::HeartbeatSeen { service_ok: true });
     rig
 }
 
@@ -239,6 +240,10 @@ fn states() -> Vec<(&'static str, Kind, Make)> {
         of("PrimaryPaired, no arbiter, alone allowed", Kind::PrimaryPaired, || {
             paired(ArbiterKind::None { alone_allowed: true })
         }),
+        of("PrimaryPaired, no service network on either host", Kind::PrimaryPaired, || {
+            paired(VOTES)
+                .feed_all(&[Event::HeartbeatSeen { service_ok: false }, Event::ServiceNet(ServiceNet::Lost)])
+        }),
         of("Removing", Kind::Removing, removing),
         of("Removing, backup gone", Kind::Removing, || {
             paired(VOTES).feed_all(&[Event::Peer(Message::DropOut { why: Drop::GuestDied })])
@@ -277,6 +282,7 @@ fn events() -> Vec<(&'static str, Happen)> {
         at("LinkDown Closed", Event::LinkDown(LinkEnd::Closed)),
         at("LinkDown Lost", Event::LinkDown(LinkEnd::Lost)),
         at("HeartbeatSeen", Event::HeartbeatSeen { service_ok: true }),
+        at("HeartbeatSeen, would not serve", Event::HeartbeatSeen { service_ok: false }),
         at("Hello Empty", hello(Role::Empty { prefers: Preferred::Backup }, 0)),
         at("Hello Joining", hello(Role::Joining, 0)),
         at("Hello Backup", hello(Role::Backup, 1)),
@@ -337,7 +343,8 @@ fn events() -> Vec<(&'static str, Happen)> {
         ("Arbiter: unreachable", Box::new(|rig| rig.answer(Answer::Unreachable))),
         at("Arbiter: an older request", Event::Arbiter { request: RequestId(0), answer: Answer::TimedOut }),
         at("ServiceNet Lost", Event::ServiceNet(ServiceNet::Lost)),
-        at("ServiceNet Back", Event::ServiceNet(ServiceNet::Back)),
+        at("ServiceNet Unsure", Event::ServiceNet(ServiceNet::Unsure)),
+        at("ServiceNet Sound", Event::ServiceNet(ServiceNet::Sound)),
         at("Thawed", Event::Thawed),
         at("Diverged, primary's fault", Event::Diverged(Blame::Primary)),
         at("Diverged, backup's fault", Event::Diverged(Blame::Backup)),

@@ -8,6 +8,7 @@ use ft_runtime::gate::judge::{BirthId, Event};
 use ft_runtime::gate::lease::{Ingress, Lease};
 use ft_runtime::gate::namespace::{Address, Namespace, ServiceNet};
 use ft_runtime::gate::packet::Tuple;
+use ft_runtime::gate::rules::Change;
 use ft_runtime::gate::saved_syn;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::{HashMap, VecDeque};
@@ -875,6 +876,34 @@ fn without_its_rules_nothing_leaves() {
     std::thread::sleep(ms(300));
     let left: Vec<Frame> = capture.after(before).into_iter().filter(|f| f.tcp().is_some()).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn rules_that_somebody_changed_are_installed_again() {
+    let Some(_alone) = alone() else { return };
+    let rig = Rig::new();
+    let mut gate = rig.gate();
+    let inside = Namespace::from(gate.net().namespace().as_fd().try_clone_to_owned().unwrap());
+    let iptables = |arguments: &[&str]| {
+        let o = inside.within(|| Command::new("iptables").arg("-w").args(arguments).output().unwrap()).unwrap();
+        assert!(o.status.success(), "{o:?}");
+        String::from_utf8(o.stdout).unwrap()
+    };
+    let mut changes = |count| {
+        let mut seen = Vec::new();
+        let end = Instant::now() + Duration::from_secs(10);
+        while seen.len() < count && Instant::now() < end {
+            seen.extend(gate.look_at_rules(Instant::now()).unwrap());
+            std::thread::sleep(ms(1));
+        }
+        seen
+    };
+    let rules = iptables(&["-S"]);
+    for harm in [&["-F", "INPUT"][..], &["-F"], &["-P", "OUTPUT", "ACCEPT"]] {
+        iptables(harm);
+        assert_eq!(changes(2), [Change::Broken, Change::Repaired], "{harm:?}");
+        assert_eq!(iptables(&["-S"]), rules, "{harm:?}");
+    }
 }
 
 #[test]

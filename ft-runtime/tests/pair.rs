@@ -165,6 +165,13 @@ impl Rig {
         of["state"].as_str().unwrap_or("").to_owned()
     }
 
+    /// What the host's engine says has happened.
+    fn events(&self, host: &str) -> String {
+        let o = self.ft("exec").args([host, "--", "/usr/local/bin/ft", "events"]).output().unwrap();
+        assert!(o.status.success(), "{o:?}");
+        String::from_utf8(o.stdout).unwrap()
+    }
+
     fn fault(&self, host: &str, kind: &str) {
         let o = self.ft("fault").args([host, kind]).output().unwrap();
         assert!(o.status.success(), "{o:?}");
@@ -249,6 +256,136 @@ fn clients_notice_nothing_when_the_backups_guest_is_killed() {
 #[test]
 fn clients_notice_nothing_when_the_link_is_cut() {
     survives("link", Some(("alpha", "cut-link")), "alpha");
+}
+
+/// The primary's own probes tell it, and it hands over to a backup that is better off.
+fn hands_over(name: &str, fault: &str) {
+    let (rig, address) = Rig::up(name);
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault("alpha", fault);
+    rig.expect_all_kept(client);
+    assert_eq!(rig.primaries(), ["beta"]);
+    let said = rig.events("beta");
+    assert!(said.contains("the primary handed over: it has lost its service network"), "{said}");
+    rig.wait_until(|r| r.state("alpha").starts_with("ended"));
+}
+
+#[test]
+fn clients_keep_everything_when_the_primarys_service_network_is_cut() {
+    hands_over("service", "cut-service");
+}
+
+#[test]
+fn clients_keep_everything_when_the_primarys_service_network_is_silent() {
+    hands_over("silent", "lose-service");
+}
+
+#[test]
+fn a_service_network_that_both_hosts_lost_moves_nothing() {
+    let (rig, address) = Rig::up("both");
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault("beta", "lose-service");
+    rig.fault("alpha", "cut-service");
+    rig.wait_until(|r| r.events("alpha").contains("stays primary without a service network"));
+    assert_eq!(rig.primaries(), ["alpha"]);
+    rig.fault("alpha", "heal-service");
+    rig.expect_all_kept(client);
+    assert_eq!(rig.primaries(), ["alpha"]);
+    assert!(rig.events("alpha").contains("the service network is back"));
+}
+
+#[test]
+fn a_backup_that_loses_its_service_network_says_so_and_nothing_moves() {
+    let (rig, address) = Rig::up("bservice");
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault("beta", "cut-service");
+    rig.wait_until(|r| r.events("beta").contains("SERVICE NETWORK LOST"));
+    rig.expect_all_kept(client);
+    assert_eq!((rig.primaries(), rig.state("alpha")), (vec!["alpha".into()], "protected".into()));
+}
+
+/// Somebody empties the firewall of a host's gate: it is noticed there, and mended.
+fn mends_its_gate(name: &str, host: &str) {
+    let (rig, address) = Rig::up(name);
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault(host, "flush-gate");
+    rig.wait_until(|r| r.events(host).contains("the gate's rules are installed again"));
+    assert!(rig.events(host).contains("GATE RULES CHANGED"));
+    assert_eq!((rig.primaries(), rig.state("alpha")), (vec!["alpha".into()], "protected".into()));
+    // The gate is what it was: also on a host that comes to need it.
+    rig.fault("alpha", "kill-host");
+    rig.expect_all_kept(client);
+    assert_eq!(rig.primaries(), ["beta"]);
+}
+
+#[test]
+fn a_primary_whose_gate_is_flushed_mends_it() {
+    mends_its_gate("flush", "alpha");
+}
+
+#[test]
+fn a_backup_whose_gate_is_flushed_mends_it() {
+    mends_its_gate("bflush", "beta");
+}
+
+const LOST: &str = "ARBITER LOST";
+const BACK: &str = "the arbiter answers again";
+
+/// The witness is lost under load and perhaps comes back: nothing moves, and those who lost it say so.
+fn outlives_the_witness(name: &str, host: &str, fault: &str, heal: Option<&str>, tell: &[&str]) {
+    let (rig, address) = Rig::up(name);
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault(host, fault);
+    rig.wait_until(|r| tell.iter().all(|h| r.events(h).contains(LOST)));
+    for h in ["alpha", "beta"] {
+        assert_eq!(rig.events(h).contains(LOST), tell.contains(&h), "{}", rig.events(h));
+    }
+    if let Some(heal) = heal {
+        rig.fault(host, heal);
+        rig.wait_until(|r| tell.iter().all(|h| r.events(h).contains(BACK)));
+    }
+    rig.expect_all_kept(client);
+    assert_eq!((rig.primaries(), rig.state("alpha")), (vec!["alpha".into()], "protected".into()));
+}
+
+#[test]
+fn a_pair_outlives_its_witness_and_says_so() {
+    outlives_the_witness("wkill", "witness", "kill-host", None, &["alpha", "beta"]);
+}
+
+#[test]
+fn a_frozen_witness_is_missed_until_it_thaws() {
+    outlives_the_witness("wfreeze", "witness", "freeze-host", Some("thaw-host"), &["alpha", "beta"]);
+}
+
+#[test]
+fn a_witness_without_its_network_is_missed_until_it_is_back() {
+    outlives_the_witness("wcut", "witness", "cut-management", Some("heal-management"), &["alpha", "beta"]);
+}
+
+#[test]
+fn a_host_that_alone_lost_the_witness_says_so() {
+    outlives_the_witness("mcut", "alpha", "cut-management", Some("heal-management"), &["alpha"]);
+}
+
+#[test]
+fn a_witness_is_not_needed_in_the_service_network() {
+    let (rig, address) = Rig::up("wservice");
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault("witness", "cut-service");
+    rig.expect_all_kept(client);
+    rig.fault("witness", "heal-service");
+    assert_eq!((rig.primaries(), rig.state("alpha")), (vec!["alpha".into()], "protected".into()));
+    for h in ["alpha", "beta"] {
+        let said = rig.events(h);
+        assert!(!said.contains(LOST) && !said.contains("SERVICE NETWORK LOST"), "{said}");
+    }
 }
 
 #[test]

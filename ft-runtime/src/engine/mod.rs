@@ -62,6 +62,8 @@ pub enum EngineError {
     Log(#[from] LogFileError),
     #[error(transparent)]
     Feed(#[from] FeedError),
+    #[error(transparent)]
+    Gate(#[from] crate::gate::error::GateError),
 }
 
 impl EngineError {

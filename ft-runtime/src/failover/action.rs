@@ -118,6 +118,10 @@ pub enum Report {
         term: Term,
     },
     Frozen,
+    ServiceNetLost,
+    ServiceNetBack,
+    /// Without a service network, and primary all the same.
+    Stranded(Stranded),
     Yielding {
         term: Term,
         why: Yield,
@@ -150,8 +154,8 @@ pub enum ClaimCause {
     LinkClosed,
     LinkLost,
     Silence,
-    /// The primary asked for it.
-    Yielded,
+    /// The primary asked for it, and said why.
+    Yielded(Option<Yield>),
     /// The primary is back without its state.
     PeerRestarted,
     Operator,
@@ -173,6 +177,16 @@ pub enum Unprotected {
     /// The backup was asked to take over and has not.
     YieldFailed,
     Operator,
+}
+
+/// Why a primary without a service network does not hand over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stranded {
+    NoBackup,
+    /// The backup's service network is no better, or the arbiter does not answer it.
+    BackupToo,
+    NoArbiter,
+    ArbiterSilent,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,7 +211,8 @@ impl fmt::Display for ClaimCause {
             Self::LinkClosed => "the primary closed the link",
             Self::LinkLost => "the link is lost",
             Self::Silence => "the primary is silent",
-            Self::Yielded => "the primary handed over",
+            Self::Yielded(None) => "the primary handed over",
+            Self::Yielded(Some(why)) => return write!(f, "the primary handed over: {why}"),
             Self::PeerRestarted => "the primary came back without its state",
             Self::Operator => "the operator said so",
             Self::Cold => "cold start",
@@ -218,6 +233,17 @@ impl fmt::Display for Unprotected {
             Self::ClaimBeaten => "the backup began to take over and did not finish",
             Self::YieldFailed => "the backup did not take over when asked to",
             Self::Operator => "the operator said that the other host is off",
+        })
+    }
+}
+
+impl fmt::Display for Stranded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoBackup => "there is no backup",
+            Self::BackupToo => "the backup does not reach its service network, or the arbiter, either",
+            Self::NoArbiter => "there is no arbiter, and without one nothing moves by itself",
+            Self::ArbiterSilent => "the arbiter does not answer",
         })
     }
 }
@@ -249,7 +275,10 @@ impl fmt::Display for Report {
             Self::Frozen => f.write_str(
                 "this host did not run for longer than its lease; what waited to be sent was dropped and the term is read again",
             ),
-            Self::Yielding { term, why } => write!(f, "handing over in term {term}: {why:?}"),
+            Self::ServiceNetLost => f.write_str("SERVICE NETWORK LOST: clients can't reach this host"),
+            Self::ServiceNetBack => f.write_str("the service network is back"),
+            Self::Stranded(why) => write!(f, "stays primary without a service network, clients wait: {why}; repair it now"),
+            Self::Yielding { term, why } => write!(f, "handing over in term {term}: {why}"),
             Self::Deposed { owner, term } => write!(f, "host {owner} serves in term {term}: this one no longer does"),
             Self::DroppedOut { why } => write!(f, "no longer a backup: {why:?}; the primary goes on alone"),
             Self::Dismissed { why } => write!(f, "dismissed by the primary: {why:?}; waiting for state"),

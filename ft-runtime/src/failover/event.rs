@@ -14,6 +14,10 @@ pub enum Event {
     ///
     /// Heartbeats alone carry the time that acknowledgements echo, and each is told here before its echo leaves: so a
     /// silence, which outlasts the lease, outlasts every lease that was renewed.
+    ///
+    /// `service_ok`: the peer said of itself what [`Machine::would_serve`] says.
+    ///
+    /// [`Machine::would_serve`]: super::state::Machine::would_serve
     HeartbeatSeen {
         service_ok: bool,
     },
@@ -36,7 +40,7 @@ pub enum Event {
         request: RequestId,
         answer: Answer,
     },
-    /// This host's own probes of the service network.
+    /// This host's own probes of the service network say something else than before.
     ServiceNet(ServiceNet),
     /// This host did not run for longer than its lease lasts.
     Thawed,
@@ -57,8 +61,12 @@ pub enum LinkEnd {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceNet {
+    /// Others there are reached, and have been for long enough to rely on it.
+    Sound,
+    /// Too little is known, for or against it.
+    Unsure,
+    /// Nobody there has been reached for long enough to act on it.
     Lost,
-    Back,
 }
 
 /// Which guest the evidence speaks against.

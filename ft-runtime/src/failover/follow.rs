@@ -92,7 +92,9 @@ impl Step for Following {
             Event::Timer(Timer::HeadStart) => return self.claim(cx, ClaimCause::LinkLost, PeerLease::Running),
             // Silence outlasts the lease: see Timing::check.
             Event::Timer(Timer::Silence) => return self.claim(cx, ClaimCause::Silence, PeerLease::Out),
-            Event::Peer(Message::TakeOver { .. }) => return self.claim(cx, ClaimCause::Yielded, PeerLease::Out),
+            Event::Peer(Message::TakeOver { why, .. }) => {
+                return self.claim(cx, ClaimCause::Yielded(Some(why)), PeerLease::Out);
+            }
             Event::Peer(Message::Hello(hello)) => match hello.role {
                 Role::Primary { waits: true } => {
                     self.term = self.term.max(hello.term);
@@ -100,7 +102,7 @@ impl Step for Following {
                 }
                 // It has gone on without this host.
                 Role::Primary { waits: false } => return cx.demote(After::Join, Farewell::Silent),
-                Role::Yielding => return self.claim(cx, ClaimCause::Yielded, PeerLease::Out),
+                Role::Yielding => return self.claim(cx, ClaimCause::Yielded(None), PeerLease::Out),
                 role if role.is_stateless() => return self.claim(cx, ClaimCause::PeerRestarted, PeerLease::Out),
                 _ => {}
             },
@@ -263,9 +265,9 @@ impl Step for Claiming {
                 role if role.is_stateless() => self.lease = PeerLease::Out,
                 _ => {}
             },
-            Event::Peer(Message::TakeOver { .. }) => {
+            Event::Peer(Message::TakeOver { why, .. }) => {
                 self.lease = PeerLease::Out;
-                self.why = if self.may_retreat() { ClaimCause::Yielded } else { self.why };
+                self.why = if self.may_retreat() { ClaimCause::Yielded(Some(why)) } else { self.why };
             }
             Event::GuestDied | Event::ReplayFailed if self.source == Source::Log => {
                 cx.send(Message::CannotTakeOver { term: self.term });

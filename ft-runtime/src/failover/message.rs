@@ -1,6 +1,7 @@
 //! What two hosts of a pair say to each other about who serves. Carried by the link, in order with the log.
 
 use ft_log::ids::Term;
+use std::fmt;
 
 /// Who the sender is, said at each start of a link and at each change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +93,17 @@ pub enum Yield {
     Diverged,
     ServiceNetLost,
     Shutdown,
+}
+
+impl fmt::Display for Yield {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::GuestDied => "its server died",
+            Self::Diverged => "its server did something else than the backup's",
+            Self::ServiceNetLost => "it has lost its service network",
+            Self::Shutdown => "it is being stopped",
+        })
+    }
 }
 
 /// Why a backup is no longer one.

@@ -4,7 +4,7 @@
 //! shakes the pair holds the output first and asks after; what was held flows again by the backup's own word that it
 //! still follows, given after the hold, or by the arbiter's.
 
-use super::action::{Action, Failure, Farewell, Lease, Output, Refusal, Report, Unprotected};
+use super::action::{Action, Failure, Farewell, Lease, Output, Refusal, Report, Stranded, Unprotected};
 use super::book::Heard;
 use super::config::{ArbiterKind, DivergencePolicy};
 use super::event::{Blame, Command, Event, LinkEnd, ServiceNet, Timer};
@@ -186,13 +186,19 @@ impl Serving {
         }
     }
 
-    /// This host has lost its clients, the backup has not, and somebody can decide it.
-    fn would_serve_better(&self, cx: &Context) -> bool {
-        matches!(self.mode, Mode::Paired)
-            && cx.votes()
-            && !cx.service_ok
-            && cx.book.is_reachable()
-            && matches!(cx.link, Link::Up { peer_service_ok: true, .. })
+    /// What keeps a host that has lost its clients from handing over to the backup.
+    fn stranded(&self, cx: &Context) -> Option<Stranded> {
+        if !matches!(self.mode, Mode::Paired) {
+            Some(Stranded::NoBackup)
+        } else if !cx.votes() {
+            Some(Stranded::NoArbiter)
+        } else if !cx.book.is_reachable() {
+            Some(Stranded::ArbiterSilent)
+        } else if !matches!(cx.link, Link::Up { peer_service_ok: true, .. }) {
+            Some(Stranded::BackupToo)
+        } else {
+            None
+        }
     }
 }
 
@@ -223,8 +229,13 @@ impl Step for Serving {
                 if self.kind() != Kind::PrimaryAlone && matches!(event, Event::HeartbeatSeen { .. }) {
                     cx.start(Timer::Silence, cx.config.timing.silence_ms);
                 }
-                if self.would_serve_better(cx) {
-                    return self.hand_over(cx, Yield::ServiceNetLost, After::Join);
+                if cx.service == ServiceNet::Lost {
+                    match self.stranded(cx) {
+                        None => return self.hand_over(cx, Yield::ServiceNetLost, After::Join),
+                        // Told once; the heartbeats to come may change it.
+                        Some(why) if matches!(event, Event::ServiceNet(_)) => cx.report(Report::Stranded(why)),
+                        Some(_) => {}
+                    }
                 }
             }
             Event::PeerCaughtUp => {

@@ -86,7 +86,7 @@ pub(super) struct Context {
     pub config: Config,
     pub book: Book,
     pub link: Link,
-    pub service_ok: bool,
+    pub service: ServiceNet,
     nonce: u64,
     said: Option<Hello>,
     timers: Vec<Timer>,
@@ -215,7 +215,7 @@ impl Machine {
             config,
             book: Book::default(),
             link: Link::Down,
-            service_ok: true,
+            service: ServiceNet::Unsure,
             nonce: 0,
             said: None,
             timers: Vec::new(),
@@ -231,6 +231,11 @@ impl Machine {
     /// The term the host serves or follows in, or tries for.
     pub fn term(&self) -> Term {
         self.state.term(&self.cx)
+    }
+
+    /// Clients and the arbiter would be reached from here: said to the peer with each heartbeat.
+    pub fn would_serve(&self) -> bool {
+        self.cx.service == ServiceNet::Sound && (!self.cx.votes() || self.cx.book.is_reachable())
     }
 
     /// Output waits for the peer, and the arbiter has the peer in the set.
@@ -262,7 +267,7 @@ fn prelude(state: State, cx: &mut Context, event: Event) -> State {
     match event {
         Event::Start if cx.votes() => cx.start(Timer::ArbiterCheck, cx.config.timing.arbiter_check_ms),
         Event::LinkUp => {
-            cx.link = Link::Up { peer: None, peer_service_ok: true };
+            cx.link = Link::Up { peer: None, peer_service_ok: false };
             cx.said = None;
         }
         Event::LinkDown(_) => cx.link = Link::Down,
@@ -276,7 +281,12 @@ fn prelude(state: State, cx: &mut Context, event: Event) -> State {
                 *peer_service_ok = service_ok;
             }
         }
-        Event::ServiceNet(net) => cx.service_ok = net == ServiceNet::Back,
+        Event::ServiceNet(net) => match (std::mem::replace(&mut cx.service, net), net) {
+            (ServiceNet::Lost, ServiceNet::Lost) => {}
+            (_, ServiceNet::Lost) => cx.report(Report::ServiceNetLost),
+            (ServiceNet::Lost, _) => cx.report(Report::ServiceNetBack),
+            _ => {}
+        },
         Event::Timer(timer) => {
             let Some(at) = cx.timers.iter().position(|t| *t == timer) else {
                 // Cancelled while it was on its way here.

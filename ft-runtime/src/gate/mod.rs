@@ -33,15 +33,18 @@ use lease::{Ingress, Lease};
 use namespace::{Address, ServiceNet};
 use pass::Passes;
 use queue::{Decide, Losses, Queue, Queued};
+use rules::{Change, Pins, Rules};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 pub struct Gate {
     net: ServiceNet,
     lease: Lease,
     ingress: Ingress,
     queue: Queue,
+    rules: Rules,
     judge: Judge,
     /// The lease was over when there was something to decide: nothing is decided until [`Self::resume`].
     lapsed: bool,
@@ -57,14 +60,14 @@ impl Gate {
         let net = ServiceNet::create(parent, addresses, gateways)?;
         let (lease, ingress) = lease::attach(&net)?;
         let queue = net.within(Queue::open).map_err(GateError::system("entering the service's network namespace"))??;
-        let passes = Passes::create();
-        let passes = rules::install(&net, passes)?;
+        let (rules, passes) = install_rules(&net)?;
         net.raise()?;
         Ok(Self {
             net,
             lease,
             ingress,
             queue,
+            rules,
             judge: Judge::new(),
             lapsed: true,
             verdicts: Vec::new(),
@@ -151,10 +154,33 @@ impl Gate {
         Ok(())
     }
 
+    /// Whether packets still are queued. To be asked often; it looks when it is time to. An error: they are not, and can't
+    /// be made to.
+    pub fn look_at_rules(&mut self, now: Instant) -> Result<Option<Change>, GateError> {
+        self.rules.look(&self.net, now)
+    }
+
     /// Packets lost between kernel and engine. Each is an alarm.
     pub fn losses(&self) -> io::Result<Losses> {
         self.net.within(Queue::losses)?
     }
+}
+
+/// With passes where this kernel has what they need.
+fn install_rules(net: &ServiceNet) -> Result<(Rules, Option<Passes>), GateError> {
+    let why = match Passes::create().and_then(|p| Ok((Pins::of(p.programs())?, p))) {
+        Ok((pins, passes)) => match Rules::install(net, Some(pins)) {
+            Ok(rules) => return Ok((rules, Some(passes))),
+            Err(e) => e.to_string(),
+        },
+        Err(e) => e.to_string(),
+    };
+    let rules = Rules::install(net, None)?;
+    tracing::warn!(
+        "every packet of the service goes through the engine, which costs time and nothing else: this kernel's firewall has \
+         no program match (CONFIG_NETFILTER_XT_MATCH_BPF): {why}"
+    );
+    Ok((rules, None))
 }
 
 /// The kernel takes the namespace apart some time later. Until then it would answer who asks for the service's address.

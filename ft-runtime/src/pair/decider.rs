@@ -40,6 +40,10 @@ impl Decider {
         self.machine().term()
     }
 
+    pub fn would_serve(&self) -> bool {
+        self.machine().would_serve()
+    }
+
     pub fn tell(&mut self, e: Event) {
         self.events.push_back(e);
     }

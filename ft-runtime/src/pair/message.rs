@@ -34,32 +34,33 @@ pub mod kind {
 /// Room for the head of any message here.
 pub const HEAD_BYTES: usize = 64;
 
-/// Who the sender is and how far it got; from both sides, many times a second.
+/// The sender's engine runs; from both sides, many times a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
-    pub term: Term,
-    /// The sender's log: appended on the primary, received on the backup.
-    pub index: LogIndex,
-    /// Input point that the sender's guest has reached.
-    pub point: u64,
     /// Counts the sender's heartbeats.
     pub seq: u64,
     /// The last one it has heard of the other side: what a lease is measured from.
     pub echo: u64,
+    /// Clients and the arbiter would be reached from the sender.
+    pub would_serve: bool,
 }
 
 impl Heartbeat {
     pub fn encode(&self, w: &mut Writer) {
-        w.uint(self.term.0);
-        w.uint(self.index.0);
-        w.uint(self.point);
         w.uint(self.seq);
         w.uint(self.echo);
+        w.u8(self.would_serve.into());
     }
 
     pub fn decode(b: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(b);
-        let h = Self { term: Term(r.uint()?), index: LogIndex(r.uint()?), point: r.uint()?, seq: r.uint()?, echo: r.uint()? };
+        let (seq, echo) = (r.uint()?, r.uint()?);
+        let would_serve = match r.u8()? {
+            0 => false,
+            1 => true,
+            n => return Err(DecodeError::Unknown(n)),
+        };
+        let h = Self { seq, echo, would_serve };
         r.end()?;
         Ok(h)
     }
@@ -244,7 +245,7 @@ mod tests {
 
     #[test]
     fn heartbeats_come_back_and_nothing_else_does() {
-        let h = Heartbeat { term: Term(3), index: LogIndex(1 << 40), point: 77, seq: 9, echo: 1 << 50 };
+        let h = Heartbeat { seq: 9, echo: 1 << 50, would_serve: true };
         let mut b = [0; HEAD_BYTES];
         let mut w = Writer::new(&mut b);
         h.encode(&mut w);
@@ -252,5 +253,7 @@ mod tests {
         assert_eq!(Heartbeat::decode(&b[..n]), Ok(h));
         assert!(Heartbeat::decode(&b[..n - 1]).is_err());
         assert!(Heartbeat::decode(&b[..=n]).is_err());
+        b[n - 1] = 2;
+        assert!(Heartbeat::decode(&b[..n]).is_err());
     }
 }

@@ -20,11 +20,12 @@ use crate::engine::primary::Primary;
 use crate::engine::{Core, Ended, EngineError, Part, Stats};
 use crate::failover::action::{Acks, Lease};
 use crate::failover::config::Timing;
-use crate::failover::event::{Blame, Command, LinkEnd};
+use crate::failover::event::{Blame, Command, LinkEnd, ServiceNet};
 use crate::failover::{self, Kind};
 use crate::front::{Deed, Front, Token};
 use crate::gate::boot_time::BootTime;
 use crate::link::{Link, LinkError};
+use crate::probe::Probe;
 use decider::Decider;
 use ft_log::codec::Writer;
 use ft_log::entry::{ClockSample, Entry, Event};
@@ -96,6 +97,8 @@ pub(crate) struct Beginning {
     pub board: StatusBoard,
     /// `None`: the service has no virtual address.
     pub world: Option<World>,
+    /// Of the service network; there where `world` is.
+    pub probe: Option<Probe>,
 }
 
 /// What the last entries said of the domain's clock, and when they came.
@@ -132,6 +135,7 @@ pub(crate) struct Pair {
 
     // Speaking.
     world: Option<World>,
+    probe: Option<Probe>,
     lease: Lease,
     is_open: bool,
     heard_at: Instant,
@@ -202,6 +206,7 @@ impl Pair {
             is_replaying: false,
             young: Vec::new(),
             world: b.world,
+            probe: b.probe,
             lease: Lease::Expire,
             is_open: false,
             heard_at: Instant::now(),
@@ -341,7 +346,7 @@ impl Pair {
                 let h = Heartbeat::decode(body).map_err(foreign)?;
                 self.heard_seq = h.seq;
                 self.heard_at = now;
-                self.decider.tell(failover::Event::HeartbeatSeen { service_ok: true });
+                self.decider.tell(failover::Event::HeartbeatSeen { service_ok: h.would_serve });
                 if self.leads() && self.peer_has_all && self.decider.kind() == Kind::PrimaryAlone {
                     self.decider.tell(failover::Event::PeerCaughtUp);
                 }
@@ -421,7 +426,7 @@ impl Pair {
         self.out.borrow_mut().send(kind, &head[..n], &[]);
     }
 
-    fn send_heartbeat(&mut self, core: &Core, now: Instant) {
+    fn send_heartbeat(&mut self, now: Instant) {
         if now < self.heartbeat_at {
             return;
         }
@@ -442,11 +447,9 @@ impl Pair {
         }
         self.heartbeats.push_back((self.last_seq, BootTime::now()));
         let h = Heartbeat {
-            term: self.decider.term(),
-            index: if self.leads() { self.out.borrow().progress.appended() } else { self.received },
-            point: core.points(),
             seq: self.last_seq,
             echo: self.echoed_seq,
+            would_serve: self.decider.would_serve(),
         };
         let mut head = [0; HEAD_BYTES];
         let mut w = Writer::new(&mut head);
@@ -481,6 +484,23 @@ impl Pair {
     }
 
     // Who speaks.
+
+    /// Whether clients can be reached from here.
+    fn look_at_service(&mut self, now: Instant) {
+        let Some(p) = &mut self.probe else { return };
+        let before = p.says();
+        let Some(net) = p.look(now) else { return };
+        if net == ServiceNet::Lost {
+            self.board.event(&p.missing());
+        }
+        if before == ServiceNet::Lost
+            && let (true, Some(w)) = (self.is_open, &mut self.world)
+        {
+            // Nobody has heard of the address from here meanwhile.
+            w.announce();
+        }
+        self.decider.tell(failover::Event::ServiceNet(net));
+    }
 
     /// Asks the machine about all that happened.
     fn decide(&mut self, core: &mut Core, now: Instant) -> Result<(), EngineError> {
@@ -576,6 +596,9 @@ impl Pair {
         w.committed(out.committed());
         while let Some(m) = out.next_safe_input() {
             w.input(m);
+            if let Some(p) = &mut self.probe {
+                p.heard_client();
+            }
         }
         w.flush()
     }
@@ -681,6 +704,13 @@ impl Part for Pair {
         if self.has_link() && quiet > Duration::from_millis(self.settings.timing.silence_ms) * SILENCES_MAX {
             self.lose_link(LinkEnd::Lost, &format!("silent for {} ms", quiet.as_millis()));
         }
+        self.look_at_service(now);
+        if let Some(w) = &mut self.world
+            && let Some(said) = w.look_at_rules(now)?
+        {
+            tracing::error!("{said}");
+            self.board.event(said);
+        }
         self.decide(core, now)?;
         self.send_acks();
         let behind = self.is_backup_behind(now);
@@ -691,7 +721,7 @@ impl Part for Pair {
         }
         let mut more = self.role().part().turn(core, now)?;
         more |= self.lead(now)?;
-        self.send_heartbeat(core, now);
+        self.send_heartbeat(now);
         self.flush();
         if self.is_replaying {
             more = true;
@@ -710,8 +740,9 @@ impl Part for Pair {
         };
         let world = self.world.as_ref().filter(|_| self.leads()).and_then(|w| w.deadline(Instant::now()));
         let heartbeat = Some(self.heartbeat_at);
+        let probe = self.probe.as_ref().map(Probe::deadline);
         let decider = if self.is_leaving { None } else { self.decider.deadline() };
-        [role, world, heartbeat, decider].into_iter().flatten().min()
+        [role, world, heartbeat, probe, decider].into_iter().flatten().min()
     }
 
     fn ended(&mut self, core: &Core, now: Instant) -> Result<Option<Ended>, EngineError> {

@@ -23,6 +23,7 @@ use crate::guest::{ShimImage, launch};
 use crate::link::hello::{Hello, HelloReader, Subject, differences};
 use crate::link::{Keys, Link, LinkError, Listener, PrivateKey, PublicKey};
 use crate::logfile::{OsText, hex};
+use crate::probe::Probe;
 use crate::start::{Error, Surroundings, exit_code_of, io_error, prepare_process, setup};
 use ft_log::codec::Writer;
 use ft_log::shared::role;
@@ -507,11 +508,19 @@ pub fn run(c: &Config) -> Result<i32, Error> {
         peer: c.peer.name.clone(),
     };
     let world = World::open(&c.service, settings.lease())?;
+    // Before this thread enters the service's namespace: the service network's interface is in the host's own.
+    let probe = match &c.service.interface {
+        Some(i) => Some(Probe::open(i, &c.service.probe_targets, c.limits.service_loss())?),
+        None => None,
+    };
+    if let Some(p) = &probe {
+        board.event(&p.watches());
+    }
     if let Some(w) = &world {
         w.enter().map_err(io_error("entering the service's network namespace"))?;
     }
     go_first();
-    let beginning = Beginning { link, leads, decider, settings, board, world };
+    let beginning = Beginning { link, leads, decider, settings, board, world, probe };
     let engine = Engine::of_pair(setup(guest, signals, None)?, |epoll| Pair::new(epoll, beginning))?;
     let outcome = engine.run()?;
     if let Ended::Left(why) = &outcome.ended {

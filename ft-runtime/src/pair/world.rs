@@ -12,6 +12,7 @@ use crate::gate::error::GateError;
 use crate::gate::judge::{self, BirthId, Event};
 use crate::gate::namespace::Address;
 use crate::gate::packet::{Seq, SynOptions, Tuple};
+use crate::gate::rules::Change;
 use crate::gate::{Gate, saved_syn};
 use crate::takeover::address::Announcer;
 use crate::takeover::route::{Metrics, SETTLE, TakeoverRoutes};
@@ -287,6 +288,16 @@ impl World {
         let routes = self.routes.as_ref().map(|(_, until)| *until);
         let announce = self.announcer.as_ref().and_then(|a| a.next(now));
         [Some(self.tick_at), routes, announce].into_iter().flatten().min()
+    }
+
+    /// Whether the gate's rules are as they must be; what to say if they were not.
+    pub fn look_at_rules(&mut self, now: Instant) -> Result<Option<&'static str>, GateError> {
+        Ok(self.gate.look_at_rules(now)?.map(|change| match change {
+            Change::Broken => {
+                "GATE RULES CHANGED by somebody: nothing leaves this host until they are installed again, which begins now"
+            }
+            Change::Repaired => "the gate's rules are installed again",
+        }))
     }
 
     /// The log is committed up to here.

@@ -1,7 +1,7 @@
 //! What a rig's service is, and the configuration files that its hosts run it with.
 
 use super::keys::KeyPair;
-use super::network::{ADDRESS, ADDRESS6, PREFIX, PREFIX6, SERVICE, has_ipv6, link_address, management_address};
+use super::network::{ADDRESS, ADDRESS6, PREFIX, PREFIX6, SERVICE, has_ipv6, link_address, management_address, service_address};
 use super::{Host, Result, RigError, io_error};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -103,6 +103,8 @@ impl ServiceConfig {
         };
         let command = self.command.iter().map(|a| text(a)).collect::<Result<Vec<_>>>()?;
         let dirs = self.state_dirs.iter().map(|d| text(d.as_os_str())).collect::<Result<Vec<_>>>()?;
+        let targets = vec![Value::from(service_address(Host::Client)), service_address(Host::Witness).into()];
+        let targets = self.given.get("service").and_then(|s| s.get("probe_targets")).cloned().unwrap_or(targets.into());
         let mut addresses = vec![Value::from(format!("{ADDRESS}/{PREFIX}"))];
         if has_ipv6() {
             addresses.push(format!("{ADDRESS6}/{PREFIX6}").into());
@@ -116,6 +118,7 @@ impl ServiceConfig {
                 ("cwd", text(self.cwd.as_os_str())?),
                 ("addresses", addresses.into()),
                 ("interface", SERVICE.into()),
+                ("probe_targets", targets),
                 ("state_dirs", dirs.into()),
             ],
         );

@@ -3,11 +3,12 @@
 use super::freezer::Freezer;
 use super::host::{events, service_pid};
 use super::network::{self, Network};
-use super::process::{self, ProcessId};
+use super::process::{self, NamespaceId, ProcessId};
 use super::state::{Places, RigName, State};
 use super::up::Mode;
-use super::{Host, Result, RigError, down, status};
+use super::{Host, Result, RigError, down, io_error, netns, status};
 use serde::Serialize;
+use std::fs::File;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// For a killed host to be gone.
@@ -23,14 +24,16 @@ pub enum Fault {
     ThawHost,
     CutLink,
     HealLink,
+    FlushGate,
     CutService,
+    LoseService,
     HealService,
     CutManagement,
     HealManagement,
 }
 
 impl Fault {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::KillGuest,
         Self::KillEngine,
         Self::KillHost,
@@ -38,7 +41,9 @@ impl Fault {
         Self::ThawHost,
         Self::CutLink,
         Self::HealLink,
+        Self::FlushGate,
         Self::CutService,
+        Self::LoseService,
         Self::HealService,
         Self::CutManagement,
         Self::HealManagement,
@@ -53,7 +58,9 @@ impl Fault {
             Self::ThawHost => "thaw-host",
             Self::CutLink => "cut-link",
             Self::HealLink => "heal-link",
+            Self::FlushGate => "flush-gate",
             Self::CutService => "cut-service",
+            Self::LoseService => "lose-service",
             Self::HealService => "heal-service",
             Self::CutManagement => "cut-management",
             Self::HealManagement => "heal-management",
@@ -69,8 +76,10 @@ impl Fault {
             Self::ThawHost => "and go on",
             Self::CutLink => "the link between the pair is down",
             Self::HealLink => "and up again",
+            Self::FlushGate => "a person empties the firewall of the service's network namespace, and lets all through",
             Self::CutService => "the host's cable to the service network is pulled",
-            Self::HealService => "and plugged in again",
+            Self::LoseService => "the service network passes nothing to or from the host; its cable stays plugged in",
+            Self::HealService => "all is well with it again",
             Self::CutManagement => "the host's cable to the network of the witness is pulled",
             Self::HealManagement => "and plugged in again",
         }
@@ -109,7 +118,9 @@ pub fn fault(name: &RigName, host: Host, kind: Fault) -> Result<Done> {
         Fault::ThawHost => target.freezer().and_then(|f| timed(|| f.thaw())),
         Fault::CutLink => target.set(Network::Link, false),
         Fault::HealLink => target.set(Network::Link, true),
+        Fault::FlushGate => target.flush_gate(),
         Fault::CutService => target.set(Network::Service, false),
+        Fault::LoseService => target.lose_service(),
         Fault::HealService => target.set(Network::Service, true),
         Fault::CutManagement => target.set(Network::Management, false),
         Fault::HealManagement => target.set(Network::Management, true),
@@ -200,6 +211,22 @@ impl Target<'_> {
         Freezer::of(self.places, self.host).ok_or_else(|| {
             RigError::Refused("this machine has no freezer of control groups; mount cgroup2 at /sys/fs/cgroup".into())
         })
+    }
+
+    /// In the namespace that the engine's thread has entered.
+    fn flush_gate(&self) -> Result<Moment> {
+        let id = |pid| NamespaceId::of_process(pid, "net").map_err(io_error(format!("the network of process {pid}")));
+        let (init, engine) = (self.init()?, self.engine()?);
+        if id(init.pid)? == id(engine.pid)? {
+            return Err(RigError::Refused(format!("{} has no gate", self.host)));
+        }
+        let path = format!("/proc/{}/ns/net", engine.pid);
+        let inside = File::open(&path).map_err(io_error(path))?;
+        timed(|| netns::within(&inside, crate::gate::rules::flush).map_err(io_error("flushing the gate's rules")))
+    }
+
+    fn lose_service(&self) -> Result<Moment> {
+        timed(|| network::block_service(self.places, self.host))
     }
 
     fn set(&self, network: Network, up: bool) -> Result<Moment> {

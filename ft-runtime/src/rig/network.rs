@@ -176,7 +176,20 @@ pub(super) fn set(places: &Places, host: Host, network: Network, up: bool) -> Re
         n => (places.netns_switch(), port(host, n)),
     };
     within_named(&netns, move || set_interface(&interface, up))?;
-    if up { await_carrier(places, host, network) } else { Ok(()) }
+    if !up {
+        return Ok(());
+    }
+    await_carrier(places, host, network)?;
+    if network == Network::Service { unblock_service(places, host) } else { Ok(()) }
+}
+
+/// The switch passes nothing of the host's service network any more; the cable's carrier stays.
+pub(super) fn block_service(places: &Places, host: Host) -> Result<()> {
+    batch(&places.netns_switch(), &[format!("link set {} nomaster", port(host, Network::Service))])
+}
+
+fn unblock_service(places: &Places, host: Host) -> Result<()> {
+    batch(&places.netns_switch(), &[format!("link set {} master service", port(host, Network::Service))])
 }
 
 /// Returns once both ends of a host's cable pass packets: the kernel lets the second end know by a worker of its own.

@@ -53,7 +53,7 @@ impl Announcer {
         let link = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), Some(Protocol::from(0)))
             .and_then(|s| s.set_mark(MARK).map(|()| s))
             .map_err(failed("a packet socket"))?;
-        let own = bind_to_link(&link, index).map_err(failed("binding to it"))?;
+        let own = bind_to_link(&link, index, 0).map_err(failed("binding to it"))?;
         let mac = mac.unwrap_or(own);
         Ok(Self { link: Some(link), frames: addresses.iter().flat_map(|a| frames(*a, mac)).collect(), start: None, done: 0 })
     }
@@ -89,13 +89,14 @@ impl Drop for Announcer {
     }
 }
 
-/// Binds the packet socket; the interface's own address.
-fn bind_to_link(link: &Socket, index: u32) -> io::Result<Mac> {
+/// Binds a packet socket; the interface's own address. `ethertype` 0: it receives nothing.
+pub fn bind_to_link(link: &Socket, index: u32, ethertype: u16) -> io::Result<Mac> {
     let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
     // SAFETY: all zeroes is a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
     address.sll_ifindex = index as i32;
+    address.sll_protocol = ethertype.to_be();
     let fd = link.as_raw_fd();
     // SAFETY: the pointer and length are those of `address`, which outlives both calls; the second writes at most
     // `length` bytes to it.

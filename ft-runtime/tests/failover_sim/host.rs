@@ -2,7 +2,7 @@
 
 use super::checker::{Truth, Violation};
 use super::rng::Rng;
-use super::world::{Entry, Input, LINK_IDLE_MS, MS, Micros, Op, Wire, Without, World, show, timing};
+use super::world::{Entry, Input, LINK_IDLE_MS, MS, Micros, Op, SOUND_AFTER_MS, Wire, Without, World, show, timing};
 use ft_log::ids::LogIndex;
 use ft_runtime::failover::Message;
 use ft_runtime::failover::action::{Acks, Action, Lease, Output};
@@ -72,7 +72,6 @@ pub struct Host {
     timers: BTreeMap<Timer, (u64, u64)>,
     generations: u64,
     io: u64,
-    service_ok: bool,
     asked: BTreeMap<RequestId, Op>,
     /// The number of the last invitation sent.
     invited: u64,
@@ -114,7 +113,6 @@ impl Host {
             timers: BTreeMap::new(),
             generations: 0,
             io: 0,
-            service_ok: true,
             asked: BTreeMap::new(),
             invited: 0,
             ahead: 0,
@@ -288,7 +286,7 @@ impl World {
             }
             Action::Output(output) => {
                 let ignored = match output {
-                    Output::Held => self.without(Without::Hold) && self.hosts[host].serves(),
+                    Output::Held => self.without(Without::Hold) && self.hosts[host].serves() || self.speaks_on(host),
                     Output::WhenPeerHas(_) => self.without(Without::WaitBeforeAdding),
                     Output::Alone(_) => false,
                 };
@@ -303,6 +301,9 @@ impl World {
             }
             Action::Lease(lease) => {
                 let now = self.now;
+                if lease == Lease::Expire && self.speaks_on(host) {
+                    return Ok(());
+                }
                 let h = &mut self.hosts[host];
                 h.lease = lease;
                 if self.without(Without::Hold) && lease == Lease::Expire && self.hosts[host].serves() {
@@ -369,6 +370,11 @@ impl World {
             Action::Report(_) => {}
         }
         Ok(())
+    }
+
+    /// It has asked the other one to take over, and does not shut its gate.
+    fn speaks_on(&self, host: usize) -> bool {
+        self.without(Without::YieldShuts) && self.hosts[host].kind() == Some(Kind::Yielding)
     }
 
     fn open_gate(&mut self, host: usize) -> Result<(), Violation> {
@@ -505,10 +511,18 @@ impl World {
             Input::GuestKilled => self.guest_dies(host)?,
             Input::Lags => self.host_event(host, Event::PeerLags)?,
             Input::ProbeService => {
-                let net = if self.is_cut_off(host) { ServiceNet::Lost } else { ServiceNet::Back };
-                self.hosts[host].service_ok = net == ServiceNet::Back;
+                let net = match self.is_cut_off(host) {
+                    true if self.without(Without::Probes) => return Ok(()),
+                    true => ServiceNet::Lost,
+                    // It must have worked for a while.
+                    false if self.rng.one_in(2) => {
+                        self.later(host, SOUND_AFTER_MS * MS, Input::ProbeService);
+                        ServiceNet::Unsure
+                    }
+                    false => ServiceNet::Sound,
+                };
                 self.host_event(host, Event::ServiceNet(net))?;
-                if net == ServiceNet::Back {
+                if net != ServiceNet::Lost {
                     if let Some(open) = self.hosts[host].gate {
                         self.later(host, 0, Input::Announce { open });
                     }
@@ -577,7 +591,8 @@ impl World {
         }
         let local = h.clock(now);
         if let Some(epoch) = h.link {
-            let beat = Wire::Beat { sent_local: local, service_ok: h.service_ok };
+            let service_ok = h.machine.as_ref().is_some_and(Machine::would_serve);
+            let beat = Wire::Beat { sent_local: local, service_ok };
             let idle = local - h.link_heard > LINK_IDLE_MS * MS && self.without != Some(Without::Silence);
             if idle {
                 self.close_link(host);

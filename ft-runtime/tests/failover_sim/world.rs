@@ -44,6 +44,10 @@ pub fn timing() -> config::Timing {
 pub const ARBITER_TIMEOUT_MS: u64 = 100;
 /// A link without a sign of life for this long is closed by the driver.
 pub const LINK_IDLE_MS: u64 = 500;
+/// How long a service network must have worked to be relied on.
+pub const SOUND_AFTER_MS: u64 = 100;
+/// Takeovers after the last repair, for whatever was under way. More is flapping.
+const TAKEOVERS_AFTER_MAX: u64 = 3;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -233,18 +237,22 @@ pub enum Without {
     Retry,
     /// Silence is not noticed.
     Silence,
+    /// A host that hands over goes on sending.
+    YieldShuts,
+    /// A host does not notice that its service network is lost.
+    Probes,
 }
 
 impl Without {
     /// What its absence must show as.
     pub fn shows(self, violation: &Violation) -> bool {
         match self {
-            Self::Retry | Self::Silence => matches!(violation, Violation::Liveness(_)),
+            Self::Retry | Self::Silence | Self::Probes => matches!(violation, Violation::Liveness(_)),
             _ => matches!(violation, Violation::Safety(_)),
         }
     }
 
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Hold,
         Self::PeerLease,
         Self::GateLease,
@@ -262,6 +270,8 @@ impl Without {
         Self::ColdStartAsks,
         Self::Retry,
         Self::Silence,
+        Self::YieldShuts,
+        Self::Probes,
     ];
 }
 
@@ -307,6 +317,9 @@ pub struct World {
     arbiter: Arbiter,
     link: LinkState,
     service_cut: [bool; HOSTS],
+    /// This host's service network does not come back: the other one has to serve.
+    cut_for_good: Option<usize>,
+    takeovers_before: u64,
     /// Where the network sends what is for the address.
     address_at: Option<usize>,
     clients: Vec<Client>,
@@ -365,6 +378,7 @@ fn focus(rule: Without) -> &'static [Fault] {
         Without::InviteNumbers => &[Fault::LinkSlow, Fault::LinkSlow, Fault::LinkHalfCut],
         Without::AcksNameTheirLog => &[Fault::KillGuest, Fault::KillEngine, Fault::LinkSlow],
         Without::Settled => &[Fault::ArbiterDown, Fault::LinkLost, Fault::LinkSlow],
+        Without::YieldShuts | Without::Probes => &[Fault::ServiceCut, Fault::KillGuest],
         Without::PeerLease => &[Fault::LinkLost, Fault::LinkReset, Fault::LinkSlow, Fault::LinkHalfCut],
         _ => &[],
     }
@@ -405,6 +419,8 @@ impl World {
                 stalled: [VecDeque::new(), VecDeque::new()],
             },
             service_cut: [false; HOSTS],
+            cut_for_good: None,
+            takeovers_before: 0,
             address_at: None,
             clients: Vec::new(),
             next_request: 0,
@@ -664,6 +680,9 @@ impl World {
     }
 
     fn heal_service(&mut self, host: usize) {
+        if self.cut_for_good == Some(host) {
+            return;
+        }
         self.service_cut[host] = false;
         self.note(|| format!("service network of {host} heals"));
         let after = self.rng.range(5, 80) * MS;
@@ -819,9 +838,7 @@ impl World {
         self.note(|| format!("{host} starts"));
         self.host_event(host, Event::Start)?;
         self.later(host, 0, Input::Tick);
-        if self.service_cut[host] {
-            self.later(host, MS, Input::ProbeService);
-        }
+        self.later(host, MS, Input::ProbeService);
         Ok(())
     }
 
@@ -850,6 +867,14 @@ impl World {
     fn all_heals(&mut self) -> Result<(), Violation> {
         self.note(|| "everything heals".to_owned());
         self.quiet_since = Some(self.now);
+        self.takeovers_before = self.checker.takeovers;
+        if self.faults.contains(&Fault::ServiceCut) && self.rng.one_in(2) {
+            let host = self.rng.range(0, HOSTS as u64) as usize;
+            self.note(|| format!("the service network of {host} is cut for good"));
+            self.cut_for_good = Some(host);
+            self.service_cut[host] = true;
+            self.later(host, 50 * MS, Input::ProbeService);
+        }
         self.faults.clear();
         self.arbiter.down = false;
         self.link.slow_until = [0; HOSTS];
@@ -881,7 +906,8 @@ impl World {
             })
         };
         let votes = self.kind == ArbiterKind::Votes;
-        let expected = votes && (alive == [true, true] || (0..HOSTS).any(|h| alive[h] && could(h)));
+        let reaches = |h: usize| self.cut_for_good != Some(h);
+        let expected = votes && (alive == [true, true] || (0..HOSTS).any(|h| alive[h] && could(h) && reaches(h)));
         let served = self.clients.iter().all(|c| c.since > quiet + PROBE_EVERY);
         let protected = kinds.contains(&Some(Kind::PrimaryPaired)) && kinds.contains(&Some(Kind::Backup));
         let view = |record: Option<Record>| record.map_or("none".to_owned(), |r| show(&r));
@@ -892,6 +918,10 @@ impl World {
         }
         if expected && !served {
             return Err(Violation::Liveness(format!("nobody serves: {kinds:?}, record {}", view(record))));
+        }
+        let after = self.checker.takeovers - self.takeovers_before;
+        if after > TAKEOVERS_AFTER_MAX {
+            return Err(Violation::Liveness(format!("{after} takeovers after everything had healed")));
         }
         if votes && alive == [true, true] && !protected {
             return Err(Violation::Liveness(format!("not protected: {kinds:?}, record {}", view(record))));
