@@ -18,7 +18,7 @@ pub const SHIM_REGION: core::ops::Range<u64> = SHIM_BASE..0x2100_0000_0000;
 
 /// "ftshared" in little endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ftshared");
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The service and its fork children that run at the same time.
 pub const DOMAINS_MAX: usize = 16;
@@ -108,6 +108,9 @@ pub struct DomainStatus {
     pub idle_deadline_ns: AtomicU64,
     /// Calls made, for progress reports.
     pub calls: AtomicU64,
+    /// How many of them came without a trap, and how many call sites are rewritten so that they do.
+    pub hooked: AtomicU64,
+    pub rewritten: AtomicU64,
     /// Current input point, for progress reports.
     pub point: AtomicU64,
     /// The engine's answer to an act that has one; valid while `answered` is 1.

@@ -148,7 +148,7 @@ pub fn reset_slot(control: &DomainControl) {
     control.from_guest.reset();
     let s = &control.status;
     s.idle.0.store(idle::BUSY, Ordering::SeqCst);
-    for word in [&s.idle_digest, &s.idle_clock_ns, &s.idle_deadline_ns, &s.calls, &s.point] {
+    for word in [&s.idle_digest, &s.idle_clock_ns, &s.idle_deadline_ns, &s.calls, &s.hooked, &s.rewritten, &s.point] {
         word.store(0, Ordering::SeqCst);
     }
 }
