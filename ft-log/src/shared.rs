@@ -103,6 +103,9 @@ pub struct DomainStatus {
     pub idle: Idle,
     /// Calls made, for progress reports.
     pub calls: AtomicU64,
+    /// How many of them came without a trap, and how many call sites are rewritten so that they do.
+    pub hooked: AtomicU64,
+    pub rewritten: AtomicU64,
     /// Current input point, for progress reports.
     pub point: AtomicU64,
     /// The engine's answer to an act that has one; valid while `answered` is 1.

@@ -238,6 +238,9 @@ fn print_census(segment: &Segment) {
     calls.sort_by_key(|(n, nr)| (std::cmp::Reverse(*n), *nr));
     let total: u64 = calls.iter().map(|(n, _)| n).sum();
     eprintln!("{:>12}  calls by {} kinds", total, calls.len());
+    let first = &segment.domain(0).status;
+    let [hooked, sites] = [&first.hooked, &first.rewritten].map(|n| n.load(Ordering::Relaxed));
+    eprintln!("{hooked:>12}  without a trap, at {sites} rewritten call sites (the service's first process)");
     for (n, nr) in calls {
         let name = call_name(nr).map_or_else(|| format!("call {nr}"), str::to_owned);
         eprintln!("{n:>12}  {name:<24} {}", call_class(nr));

@@ -136,7 +136,13 @@ pub fn end_sleep() {
     }
 }
 
-/// Asynchronous signals are blocked while the shim runs; they come in while it sleeps.
+/// Lets in the signals that wait for it.
+pub fn look_for_signals() {
+    let_signals_in(true);
+    let_signals_in(false);
+}
+
+/// Asynchronous signals are blocked in guest and shim; they come in while it sleeps.
 fn let_signals_in(open: bool) {
     const SIG_SETMASK: u32 = 2;
     let mask = if open { 0 } else { crate::trap::entry::ASYNCHRONOUS_MASK };

@@ -5,7 +5,7 @@
 //! takes the same. Before anything leaves the domain
 //! the log covers every input point passed so far: not having seen something is an input too.
 
-use crate::channel::Channel;
+use crate::channel::{self, Channel};
 use crate::kernel::Kernel;
 use crate::raw::host_clock_ns;
 use alloc::boxed::Box;
@@ -156,6 +156,8 @@ impl Kernel {
         let s = &self.inputs.channel.control().status;
         s.point.store(self.inputs.point, Ordering::Relaxed);
         s.calls.store(self.calls, Ordering::Relaxed);
+        s.hooked.store(self.sites.hooked, Ordering::Relaxed);
+        s.rewritten.store(self.sites.count() as u64, Ordering::Relaxed);
     }
 
     /// An input point at which the domain goes on whatever is there. `sample`: it needs a fresh clock.
@@ -171,9 +173,12 @@ impl Kernel {
     fn primary_poll(&mut self, sample: bool) {
         let digest = self.digest.0;
         let events = self.take_events(EVENTS_MAX);
-        let signals = take_direct_signals();
         let now = self.host_now();
         let stale = now.saturating_sub(self.clock.sampled_ns()) >= GRAIN_NS;
+        if stale {
+            channel::look_for_signals();
+        }
+        let signals = take_direct_signals();
         if events > 0 || signals != 0 || sample || stale {
             self.log_applied(events, signals, digest, now);
         }
@@ -357,6 +362,8 @@ impl Kernel {
         let followed_nothing = self.clock.sampled_ns() == 0 && monotonic_ns == 0;
         let now = if followed_nothing { host } else { self.clock.now().max(monotonic_ns) };
         i.ahead_ns = now as i64 - host as i64;
+        // What was sent to a follower was for nobody.
+        channel::look_for_signals();
         DIRECT_SIGNALS.store(0, Ordering::Relaxed);
         i.logged = i.point - 1;
         let point = InputPoint(i.point);

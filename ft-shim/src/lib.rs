@@ -2,7 +2,7 @@
 //!
 //! Laws of in-guest code:
 //! 1. Raw system calls only. No libc, no guest heap, no guest lock, no thread-local storage.
-//! 2. One kernel thread, never re-entered: asynchronous signals are blocked while the shim runs.
+//! 2. One kernel thread, never re-entered: asynchronous signals are blocked but where the shim sleeps or looks for them.
 //! 3. Nothing that differs between hosts is left in the guest's memory or registers. What differs comes
 //!    through [`inputs`] alone, where the primary logs it and the backup takes it from the log.
 //! 4. Guest memory is touched only through [`user`], which turns a bad pointer into EFAULT.

@@ -65,6 +65,22 @@ pub fn ft() -> Result<PathBuf, String> {
     Ok(target.join("release/ft"))
 }
 
+/// Programs that make the same calls again and again do so without traps: of `program`'s calls at least `calls`, at
+/// at least `sites` rewritten call sites.
+pub fn comes_without_traps(ft: &Path, program: &str, calls: u64, sites: u64) -> Result<(), String> {
+    let dir = tempfile::Builder::new().prefix("ft-guest-").tempdir().map_err(|e| format!("a directory: {e}"))?;
+    let mut c = Command::new(ft);
+    c.args(["run", "--solo", "--calls", "--"]).arg(Path::new(env!("GUEST_PROGRAMS")).join(program));
+    c.env("GUEST_DIR", dir.path());
+    let f = Running::start(c, "counted", dir.path())?.finish(LIMIT)?.success()?;
+    let line = f.stderr.lines().find(|l| l.contains("without a trap"));
+    let numbers: Vec<u64> = line.unwrap_or("").split_whitespace().filter_map(|w| w.parse().ok()).collect();
+    match numbers[..] {
+        [c, s] if c >= calls && s >= sites => Ok(()),
+        _ => Err(f.report(&format!("should have made {calls} calls without a trap, at {sites} sites"))),
+    }
+}
+
 /// The test of one program.
 pub struct Trial {
     name: String,

@@ -173,7 +173,7 @@ pub fn reset_slot(control: &DomainControl) {
     control.from_guest.reset();
     let s = &control.status;
     s.idle.reset();
-    for word in [&s.calls, &s.point] {
+    for word in [&s.calls, &s.hooked, &s.rewritten, &s.point] {
         word.store(0, Ordering::SeqCst);
     }
 }

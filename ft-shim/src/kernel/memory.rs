@@ -7,6 +7,7 @@ use crate::digest::hash;
 use crate::raw::{self, EBADF, EEXIST, EINVAL, ENODEV, ENOMEM, nr};
 use crate::trap::frame::reg;
 use alloc::vec::Vec;
+use core::ops::Range;
 use ft_log::shared::{Header, SHIM_REGION, map_kind};
 
 const PAGE: u64 = 4096;
@@ -21,6 +22,7 @@ const HIGHEST: u64 = 0x7fff_ffff_f000;
 
 const PROT_READ: u64 = 1;
 const PROT_WRITE: u64 = 2;
+const PROT_EXEC: u64 = 4;
 const MAP_SHARED: u64 = 1;
 const MAP_SHARED_VALIDATE: u64 = 3;
 const MAP_FIXED: u64 = 0x10;
@@ -47,6 +49,8 @@ enum Kind {
     Stack,
     /// vvar and the like.
     Kernel,
+    /// What rewritten call sites jump to: the shim's, but near the guest's text.
+    Stubs,
 }
 
 pub struct Memory {
@@ -159,6 +163,36 @@ impl Memory {
         }
     }
 
+    /// The mapping of `at`, and its protection, if it is code that nobody could ever write.
+    pub fn text_at(&self, at: u64) -> Option<(Range<u64>, u64)> {
+        let v = self.vmas.get(self.first_from(at)).filter(|v| v.start <= at)?;
+        let is_text = v.prot & PROT_EXEC != 0 && !v.written && !v.shared && v.kind == Kind::Ordinary;
+        is_text.then_some((v.start..v.end, v.prot))
+    }
+
+    /// Free room for stubs within `reach` of `site`: above all that `place` gives if that is near, so that the guest's
+    /// mappings lie where they would lie otherwise; else the highest gap below.
+    pub fn place_stubs(&self, site: u64, len: u64, reach: u64) -> Option<u64> {
+        let mut start = TOP;
+        while site < TOP && start + len - site < reach {
+            match self.vmas.get(self.first_from(start)).filter(|v| v.start < start + len) {
+                Some(v) => start = v.end,
+                None => return Some(start),
+            }
+        }
+        self.place(len, site).filter(|s| site - s < reach)
+    }
+
+    pub fn insert_stubs(&mut self, start: u64, end: u64) {
+        let prot = PROT_READ | PROT_EXEC;
+        self.insert(Vma { start, end, prot, written: false, shared: false, kind: Kind::Stubs });
+    }
+
+    /// What was there is unmapped.
+    pub fn forget(&mut self, range: Range<u64>) {
+        self.remove(range.start, range.end);
+    }
+
     fn protect(&mut self, start: u64, end: u64, prot: u64) {
         self.cut(start);
         self.cut(end);
@@ -244,6 +278,7 @@ pub fn mmap(k: &mut Kernel, a: &Args) -> Reply {
     // Ours is the choice, so the kernel is told exactly where; what isn't in the table must be free.
     let how = if flags & MAP_FIXED != 0 { MAP_FIXED } else { MAP_FIXED_NOREPLACE };
     let flags_real = flags & !(MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_32BIT) | how;
+    k.put_back(start..start + len);
     // SAFETY: the range is the guest's or free, never the shim's.
     let r = unsafe { raw!(nr::MMAP, start, len, prot, flags_real, fd, offset) };
     if r < 0 {
@@ -263,6 +298,7 @@ pub fn munmap(k: &mut Kernel, a: &Args) -> Reply {
         return Err(EINVAL);
     }
     let end = valid_guest_range(a[0], len).map_err(|_| EINVAL)?;
+    k.put_back(a[0]..end);
     // SAFETY: the guest's own range.
     let r = unsafe { raw!(nr::MUNMAP, a[0], len) };
     if r == 0 {
@@ -274,6 +310,7 @@ pub fn munmap(k: &mut Kernel, a: &Args) -> Reply {
 pub fn mprotect(k: &mut Kernel, a: &Args) -> Reply {
     let len = align(a[1]).ok_or(ENOMEM)?;
     let end = valid_guest_range(a[0], len)?;
+    k.put_back(a[0]..end);
     // SAFETY: the guest's own range.
     let r = unsafe { raw!(nr::MPROTECT, a[0], a[1], a[2]) };
     if r == 0 && len > 0 {
@@ -293,7 +330,7 @@ pub fn pkey_mprotect(k: &mut Kernel, a: &Args) -> Reply {
 pub fn madvise(k: &mut Kernel, a: &Args) -> Reply {
     const DONTNEED: u64 = 4;
     const FREE: u64 = 8;
-    valid_guest_range(a[0], a[1]).map_err(|_| ENOMEM)?;
+    let end = valid_guest_range(a[0], a[1]).map_err(|_| ENOMEM)?;
     let advice = match a[2] {
         FREE => DONTNEED, // what is freed when depends on memory pressure
         // NORMAL RANDOM SEQUENTIAL WILLNEED DONTNEED REMOVE DONTFORK DOFORK, huge pages, dump flags
@@ -306,6 +343,10 @@ pub fn madvise(k: &mut Kernel, a: &Args) -> Reply {
     const WILLNEED: u64 = 3;
     if advice == WILLNEED {
         return done(0);
+    }
+    const CHANGES_NOTHING: u64 = 3; // NORMAL, RANDOM, SEQUENTIAL
+    if advice >= CHANGES_NOTHING {
+        k.put_back(a[0]..end.next_multiple_of(PAGE));
     }
     // SAFETY: the guest's own range.
     done(unsafe { raw!(nr::MADVISE, a[0], a[1], advice) })
@@ -338,6 +379,8 @@ pub fn mremap(k: &mut Kernel, a: &Args) -> Reply {
     } else {
         return Err(ENOMEM);
     };
+    k.put_back(old..old_end);
+    k.put_back(to..to + new_len);
     // SAFETY: both ranges are the guest's or free.
     let r = unsafe { raw!(nr::MREMAP, old, old_len, new_len, real_flags, to) };
     if r < 0 {
@@ -384,7 +427,8 @@ pub fn mincore(_: &mut Kernel, a: &Args) -> Reply {
 
 /// Does RLIMIT_AS leave room for `more`? The shim's own memory is nobody's business.
 fn allowed(m: &Memory, limit: u64, more: u64) -> bool {
-    limit == u64::MAX || m.vmas.iter().map(|v| v.end - v.start).sum::<u64>().saturating_add(more) <= limit
+    let own = m.vmas.iter().filter(|v| v.kind != Kind::Stubs);
+    limit == u64::MAX || own.map(|v| v.end - v.start).sum::<u64>().saturating_add(more) <= limit
 }
 
 impl Kernel {

@@ -1,4 +1,4 @@
-//! The deterministic kernel: its state, and what happens between a trapped call and the return to the guest.
+//! The deterministic kernel: its state, and what happens between a call and the return to the guest.
 //!
 //! Everything here is a function of the guest's own calls and of what [`crate::inputs`] applies. Each kind of
 //! object has one file with the same parts in the same order: state, operations, readiness.
@@ -19,6 +19,7 @@ pub mod poll;
 pub mod process;
 pub mod signal;
 pub mod signalfd;
+pub mod sites;
 pub mod slab;
 pub mod socket;
 pub mod threads;
@@ -80,6 +81,7 @@ pub struct Kernel {
     pub net: socket::Net,
     pub files: files::Files,
     pub memory: memory::Memory,
+    pub sites: sites::Sites,
     pub process: process::Process,
     /// An object changed: calls that wait for one are worth another try.
     pub changed: bool,
@@ -124,6 +126,7 @@ pub fn boot() {
         net: socket::Net::default(),
         files: files::Files::default(),
         memory: memory::Memory::new(header),
+        sites: sites::Sites::default(),
         process: process::Process::new(header.guest_pid as i32),
         changed: false,
         uc: core::ptr::null_mut(),
@@ -143,7 +146,7 @@ pub fn boot() {
 }
 
 impl Kernel {
-    /// One trapped call, to the return into the guest.
+    /// One call, to the return into the guest.
     pub fn on_call(&mut self, uc: &mut UContext, number: u32, args: Args) {
         self.uc = uc;
         let t = self.threads.loaded;
@@ -160,6 +163,7 @@ impl Kernel {
             rotate = true;
         }
         self.go_on(rotate);
+        self.land();
     }
 
     /// A fault that is the guest's own.
@@ -168,6 +172,7 @@ impl Kernel {
         self.threads.current = self.threads.loaded;
         self.force_fault(signo, info);
         self.go_on(false);
+        self.land();
     }
 
     /// The time stamp counter, as the guest sees it: the coherent clock in nanoseconds.

@@ -502,6 +502,9 @@ pub fn rt_sigreturn(k: &mut Kernel, _: &Args) -> Reply {
         let n = if own[464..484] == keep[..20] { x.len() } else { 464 };
         x[..n].copy_from_slice(&own[..n]);
         x[464..512].copy_from_slice(&keep);
+        if !is_restorable(&x) {
+            k.terminate(SIGSEGV as i32);
+        }
         k.uc().set_xstate(&x);
     }
     k.threads.at_mut(t).signal.stack = stack;
@@ -509,6 +512,19 @@ pub fn rt_sigreturn(k: &mut Kernel, _: &Args) -> Reply {
     k.note_call(t, 15, [0; 6], 0);
     k.threads.finish(t);
     Ok(Outcome::Gone)
+}
+
+/// Will the processor take this extended state? Reserved bits in it are a fault.
+fn is_restorable(x: &[u8]) -> bool {
+    const MXCSR: core::ops::Range<usize> = 24..28;
+    const MXCSR_RESERVED: u32 = 0xffff_0000;
+    const COMPONENTS: usize = 472;
+    const HEADER: core::ops::Range<usize> = 512..576;
+    let word = |at: usize| u64::from_le_bytes(x[at..at + 8].try_into().expect("8 bytes"));
+    let mxcsr = u32::from_le_bytes(x[MXCSR].try_into().expect("4 bytes"));
+    mxcsr & MXCSR_RESERVED == 0
+        && (x.len() < HEADER.end
+            || (word(HEADER.start) & !word(COMPONENTS) == 0 && x[HEADER][8..].iter().all(|b| *b == 0)))
 }
 
 pub fn sigaltstack(k: &mut Kernel, a: &Args) -> Reply {

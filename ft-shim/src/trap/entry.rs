@@ -1,8 +1,9 @@
 //! The first instruction in the guest, and the handler of trapped calls.
 //!
-//! Syscall User Dispatch traps every system call outside the shim's text (SIGSYS). Handlers run on the
-//! shim's own signal stack with every asynchronous signal blocked; synchronous ones are never blocked, because
-//! the kernel kills a process whose fault is blocked.
+//! Syscall User Dispatch traps every system call outside the shim's text (SIGSYS). Handlers run on the shim's own signal
+//! stack. Asynchronous signals are blocked throughout, in the guest too: they come in where the shim sleeps or looks for
+//! them (`channel`), so nothing interrupts the way into the shim and out of it. Synchronous ones are never blocked,
+//! because the kernel kills a process whose fault is blocked.
 
 use super::fault;
 use super::frame::{UContext, reg};
@@ -37,16 +38,32 @@ const NO_CALL: i32 = 0x7fff_ffff;
 const SYNCHRONOUS_MASK: u64 =
     bit(SIGILL) | bit(SIGTRAP) | bit(SIGBUS) | bit(SIGFPE) | bit(SIGSEGV) | bit(SIGSYS);
 
-/// What is blocked while the shim runs.
-pub const ASYNCHRONOUS_MASK: u64 = !SYNCHRONOUS_MASK;
+const LEFT_MASK: u64 = {
+    let (mut mask, mut i) = (0, 0);
+    while i < LEFT.len() {
+        mask |= bit(LEFT[i]);
+        i += 1;
+    }
+    mask
+};
 
-const STACK_BYTES: usize = 1 << 20;
+/// What is blocked but where the shim sleeps or looks for it: all that has a handler and no instruction that causes it.
+pub const ASYNCHRONOUS_MASK: u64 = !(SYNCHRONOUS_MASK | LEFT_MASK);
+
+pub(super) const STACK_BYTES: usize = 1 << 20;
 
 #[repr(align(4096))]
-struct Stack(#[allow(dead_code)] core::cell::UnsafeCell<[u8; STACK_BYTES]>);
-// SAFETY: only the kernel (signal frames) and the code it starts there use it: one thread.
+pub(super) struct Stack(#[allow(dead_code)] core::cell::UnsafeCell<[u8; STACK_BYTES]>);
+// SAFETY: only the kernel (signal frames), `ft_hook` and the code they start there use one: one thread.
 unsafe impl Sync for Stack {}
-static STACK: Stack = Stack(core::cell::UnsafeCell::new([0; STACK_BYTES]));
+impl Stack {
+    pub(super) const fn new() -> Self {
+        Self(core::cell::UnsafeCell::new([0; STACK_BYTES]))
+    }
+}
+/// The kernel leaves gaps in the extended state that it saves here, and the guest gets to see them: nothing else is
+/// ever written where its frames lie.
+static STACK: Stack = Stack::new();
 
 global_asm!(
     r#"
@@ -121,6 +138,10 @@ fn arm() {
             install(s, on_signal as *const () as u64);
         }
     }
+    const SIG_SETMASK: u32 = 2;
+    let mask = ASYNCHRONOUS_MASK;
+    // SAFETY: reads one word.
+    unsafe { raw!(nr::RT_SIGPROCMASK, SIG_SETMASK, &raw const mask, 0, 8) };
     const SIGPIPE: u32 = 13;
     const SIG_IGN: u64 = 1;
     let ignore = [SIG_IGN, SA_RESTORER, ft_sigreturn as *const () as u64, 0];
@@ -187,7 +208,10 @@ unsafe extern "C" fn on_call(_signo: i32, info: *const u8, uc: *mut UContext) {
     // The kernel leaves these two to the `syscall` instruction: clobber them equally everywhere.
     uc.regs[reg::RCX] = uc.regs[reg::RIP];
     uc.regs[reg::R11] = uc.regs[reg::EFLAGS];
-    kernel::with(|k| k.on_call(uc, number as u32, args));
+    kernel::with(|k| {
+        k.trapped(uc, number as u32);
+        k.on_call(uc, number as u32, args);
+    });
 }
 
 /// A fault of the guest, or of the shim.
@@ -206,7 +230,7 @@ unsafe extern "C" fn on_fault(signo: i32, info: *const u8, uc: *mut UContext) {
 /// A signal that somebody sent to this process directly. Noted; an input point of the primary makes it an input.
 ///
 /// # Safety
-/// Called by the kernel as a signal handler, never while the shim runs but in its sleep.
+/// Called by the kernel as a signal handler, never while the shim runs but where it lets signals in.
 unsafe extern "C" fn on_signal(signo: i32, _info: *const u8, _uc: *mut UContext) {
     crate::inputs::DIRECT_SIGNALS.fetch_or(bit(signo as u32), core::sync::atomic::Ordering::Relaxed);
     crate::channel::end_sleep();

@@ -8,8 +8,13 @@ pub mod reg {
     pub const R9: usize = 1;
     pub const R10: usize = 2;
     pub const R11: usize = 3;
+    pub const R12: usize = 4;
+    pub const R13: usize = 5;
+    pub const R14: usize = 6;
+    pub const R15: usize = 7;
     pub const RDI: usize = 8;
     pub const RSI: usize = 9;
+    pub const RBP: usize = 10;
     pub const RBX: usize = 11;
     pub const RDX: usize = 12;
     pub const RAX: usize = 13;
@@ -46,20 +51,25 @@ pub struct UContext {
     pub link: u64,
     pub stack: SignalStack,
     pub regs: [u64; 23],
+    /// Null in the frame of a hooked call until somebody asks for the state.
     pub fpstate: *mut u8,
     pub reserved: [u64; 8],
     pub sigmask: u64,
 }
 
-/// Offset of `magic1` in the legacy area's software-reserved bytes; then size (u32), features (u64), xstate size (u32).
-const SW_MAGIC: usize = 464;
-const SW_SIZE: usize = 468;
+/// The software-reserved bytes of the legacy area: magic1, size (u32), features (u64), xstate size (u32).
+pub const XSTATE_SOFTWARE: core::ops::Range<usize> = 464..512;
+const SW_MAGIC: usize = XSTATE_SOFTWARE.start;
+const SW_SIZE: usize = SW_MAGIC + 4;
 const MAGIC1: u32 = 0x4650_5853;
 const LEGACY_BYTES: usize = 512;
 
 impl UContext {
-    /// The extended state as the kernel saved it.
-    pub fn xstate(&self) -> &[u8] {
+    /// The extended state as the kernel saves it.
+    pub fn xstate(&mut self) -> &[u8] {
+        if self.fpstate.is_null() {
+            self.fpstate = super::hook::extended_state();
+        }
         // SAFETY: the kernel wrote a legacy area at least; with MAGIC1 its size field covers what follows.
         unsafe {
             let magic = self.fpstate.add(SW_MAGIC).cast::<u32>().read_unaligned();
@@ -86,7 +96,7 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn save(&mut self, uc: &UContext) {
+    pub fn save(&mut self, uc: &mut UContext) {
         self.regs.copy_from_slice(&uc.regs[..reg::CONTEXT]);
         self.fs_base = fs_base();
         self.gs_base = gs_base();
