@@ -188,6 +188,9 @@ impl Pair {
             let feed = Feed::new(source.clone());
             Role::Following(Box::new(Backup::that_may_go_live(feed, Front::new(epoll.clone()))))
         };
+        if let Some(w) = &b.world {
+            b.board.set_lease(w.lease());
+        }
         Ok(Self {
             role: Some(role),
             decider,

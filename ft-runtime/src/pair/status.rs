@@ -12,6 +12,8 @@ pub use control::{ControlSocket, Order, Request};
 pub use event::{Event, Milestone};
 
 use crate::failover::Kind;
+use crate::gate::boot_time::BootTime;
+use crate::gate::lease::Lease;
 use event::EventLog;
 use serde::Serialize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -57,6 +59,11 @@ struct Status {
     progress: Option<ProgressShown>,
 }
 
+const PRIMARY: &str = "primary";
+const MUTE: &str = "mute";
+/// How the state of a host begins that serves and holds back what it has to say.
+const OUTPUT_HELD: &str = "output held";
+
 impl Shown {
     pub fn of(kind: Kind, term: u64) -> Self {
         let (role, state) = match kind {
@@ -67,12 +74,12 @@ impl Shown {
             Kind::Replaying => ("claiming", "replaying the log's end"),
             Kind::Restoring => ("claiming", "restoring sockets"),
             Kind::GoingLive => ("claiming", "going live"),
-            Kind::PrimaryAlone => ("primary", "alone"),
-            Kind::PrimaryAdding => ("primary", "adding the backup"),
-            Kind::PrimaryPaired => ("primary", "protected"),
-            Kind::Removing => ("primary", "output held: asking to go on without the backup"),
-            Kind::Rechecking => ("primary", "output held: this host stood still and asks whether it still serves"),
-            Kind::Mute => ("mute", "mute: neither the backup nor the arbiter answers"),
+            Kind::PrimaryAlone => (PRIMARY, "alone"),
+            Kind::PrimaryAdding => (PRIMARY, "adding the backup"),
+            Kind::PrimaryPaired => (PRIMARY, "protected"),
+            Kind::Removing => (PRIMARY, "output held: asking to go on without the backup"),
+            Kind::Rechecking => (PRIMARY, "output held: this host stood still and asks whether it still serves"),
+            Kind::Mute => (MUTE, "mute: neither the backup nor the arbiter answers"),
             Kind::Yielding => ("yielding", "handing over"),
             Kind::Demoting => ("leaving", "taking down what it had"),
             Kind::Failed => ("failed", "restart it"),
@@ -111,6 +118,8 @@ impl From<Progress> for ProgressShown {
 
 struct Board {
     status: Status,
+    /// `None`: there is no gate here.
+    lease: Option<Lease>,
     events: EventLog,
     /// Not yet seen by the engine.
     order: Option<Order>,
@@ -137,7 +146,7 @@ impl StatusBoard {
             engine_pid: std::process::id(),
             progress: None,
         };
-        let board = Mutex::new(Board { status, events: EventLog::default(), order: None });
+        let board = Mutex::new(Board { status, lease: None, events: EventLog::default(), order: None });
         Self(Arc::new(Shared { board, news: Condvar::new() }))
     }
 
@@ -148,6 +157,10 @@ impl StatusBoard {
 
     pub fn set(&self, shown: Shown) {
         self.lock().status.shown = shown;
+    }
+
+    pub fn set_lease(&self, lease: Lease) {
+        self.lock().lease = Some(lease);
     }
 
     pub fn set_guest(&self, pid: i32) {
@@ -183,8 +196,32 @@ impl StatusBoard {
         self.0.news.notify_all();
     }
 
+    /// As the engine said last; but who may not speak any more is no primary, even if the engine has yet to find out. It is
+    /// given a moment for that.
     fn status(&self) -> Status {
-        self.lock().status.clone()
+        const LOOKS: u32 = 30;
+        const LOOK_EVERY: Duration = Duration::from_millis(10);
+        for _ in 0..LOOKS {
+            match self.written() {
+                (status, true) => return status,
+                (_, false) => std::thread::sleep(LOOK_EVERY),
+            }
+        }
+        let (mut status, speaks) = self.written();
+        if !speaks {
+            status.shown.role = MUTE;
+            if !status.shown.state.starts_with(OUTPUT_HELD) {
+                status.shown.state = "output held: its right to send has run out";
+            }
+        }
+        status
+    }
+
+    /// What stands on the board, and whether a primary's lease bears it out.
+    fn written(&self) -> (Status, bool) {
+        let board = self.lock();
+        let over = board.lease.as_ref().is_some_and(|l| l.until() <= BootTime::now());
+        (board.status.clone(), board.status.shown.role != PRIMARY || !over)
     }
 
     fn events(&self, after: u64) -> Vec<Event> {
@@ -197,5 +234,17 @@ impl StatusBoard {
         let r = self.0.news.wait_timeout_while(self.lock(), time_max, none_yet);
         let (board, _) = r.unwrap_or_else(PoisonError::into_inner);
         board.events.after(after).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_that_holds_output_says_so() {
+        for kind in [Kind::Removing, Kind::Rechecking] {
+            assert!(Shown::of(kind, 1).state.starts_with(OUTPUT_HELD));
+        }
     }
 }

@@ -10,6 +10,7 @@ use crate::front::{Front, connection::Inherited};
 use crate::gate::boot_time::BootTime;
 use crate::gate::error::GateError;
 use crate::gate::judge::{self, BirthId, Event};
+use crate::gate::lease::Lease;
 use crate::gate::namespace::Address;
 use crate::gate::packet::{Seq, SynOptions, Tuple};
 use crate::gate::rules::Change;
@@ -197,6 +198,11 @@ impl World {
 
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.gate.fd()
+    }
+
+    /// Until when this host may speak.
+    pub fn lease(&self) -> Lease {
+        self.gate.lease().clone()
     }
 
     // Leading.
