@@ -1,5 +1,6 @@
 //! `ft-bench`: parses, calls, prints. Tables and progress for people go to stderr, one JSON line per run to stdout.
 
+mod calls;
 mod demo;
 mod e2e;
 mod load;
@@ -33,6 +34,10 @@ enum Command {
     DemoClient(verify::ClientArgs),
     /// Measure redis bare, protected, and with a replica and WAIT 1, side by side in rigs on this machine.
     E2e(E2eArgs),
+    /// Measure one system call: bare, trapped, and from a rewritten call site.
+    Calls(CallsArgs),
+    #[command(hide = true)]
+    CallsInside,
     /// Ask a redis server from one thread and print rates, latencies and costs: what `e2e` runs in the client's network.
     #[command(hide = true)]
     Load(load::LoadArgs),
@@ -103,6 +108,15 @@ struct E2eArgs {
     ft: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct CallsArgs {
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// The ft to test; else the one beside this program.
+    #[arg(long, value_name = "FILE")]
+    ft: Option<PathBuf>,
+}
+
 /// As clap says it.
 const EXIT_USAGE: u8 = 2;
 /// As shells say it of SIGINT.
@@ -112,6 +126,11 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Lockstep(a) => run_lockstep(a),
         Command::E2e(a) => e2e(a),
+        Command::Calls(a) => run_calls(&a),
+        Command::CallsInside => {
+            calls::inside();
+            ExitCode::SUCCESS
+        }
         Command::Load(a) => load(&a),
         Command::Demo(a) => demo::run(&a),
         Command::DemoClient(a) => verify::run(&a),
@@ -191,6 +210,20 @@ fn e2e(a: E2eArgs) -> ExitCode {
             eprintln!("ft-bench: {e}");
             let interrupted = e.kind() == std::io::ErrorKind::Interrupted;
             if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run_calls(a: &CallsArgs) -> ExitCode {
+    let ft = match ft_program(a.ft.as_deref()) {
+        Ok(ft) => ft,
+        Err(e) => return usage(&e.to_string()),
+    };
+    match calls::run(&ft, a.rounds) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("ft-bench: {e}");
+            ExitCode::FAILURE
         }
     }
 }

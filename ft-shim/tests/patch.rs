@@ -171,6 +171,32 @@ fn nearly_every_site_has_a_plan_and_every_plan_is_sound() {
     }
 }
 
+#[test]
+fn a_damaged_table_gives_no_wrong_place() {
+    let mut l = libraries().pop().expect("a library");
+    let all = l.instructions();
+    let sites = sites(&l, &all);
+    let mut random = 1u64;
+    let mut next = |below: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize % below
+    };
+    let whole = l.memory.clone();
+    for _ in 0..20_000 {
+        let site = sites[next(sites.len())];
+        // The headers as often as all the rest.
+        let below = if next(2) == 0 { 1024 } else { whole.len() };
+        let damaged: Vec<usize> = (0..1 + next(4)).map(|_| next(below)).collect();
+        for &at in &damaged {
+            l.memory[at] = next(256) as u8;
+        }
+        if let Some(f) = l.function_at(site) {
+            assert!(f.range.contains(&site) && f.text.contains(&site) && f.range.end <= f.text.end, "{f:x?}");
+        }
+        damaged.iter().for_each(|&at| l.memory[at] = whole[at]);
+    }
+}
+
 fn check_plan(p: &Plan, site: usize) {
     assert!(p.span.len() >= JUMP_BYTES && p.span.len() <= SPAN_BYTES_MAX, "{p:?}");
     assert!(p.before.is_empty() != p.after.is_empty(), "{p:?}");

@@ -36,8 +36,7 @@ fn main() -> ExitCode {
         })
         .collect();
     trials.push(libtest_mimic::Trial::test("left_out_is_documented", left_out_is_documented));
-    // Four of six kinds of sites, and libc's own; one site after another in the same place.
-    for (program, calls, sites) in [("hooked_registers", 4 * 58, 5), ("hooked_remap", 80, 1), ("hooked_signals", 50, 3)] {
+    for (program, calls, sites) in guest::REPEATING {
         let ft = ft.clone();
         trials.push(libtest_mimic::Trial::test(format!("{program}_without_traps"), move || {
             Ok(guest::comes_without_traps(ft.get_or_init(guest::ft).as_ref()?, program, calls, sites)?)

@@ -52,6 +52,7 @@ global_asm!(
 .text
 .globl ft_hook
 .hidden ft_hook
+.type ft_hook,@function
 ft_hook:
  mov [rip + {frame} + {rsp}], rsp
  lea rsp, [rip + {stack} + {stack_bytes}]
@@ -139,11 +140,13 @@ ft_hook:
  call ft_hook_xrstor
  jmp 1b
 .hidden ft_hook_xrstor
+.type ft_hook_xrstor,@function
 ft_hook_xrstor:
  xrstor64 [rdi]
  ret
 .globl ft_hook_xsave
 .hidden ft_hook_xsave
+.type ft_hook_xsave,@function
 ft_hook_xsave:
  mov rax, rsi
  mov rdx, rsi
