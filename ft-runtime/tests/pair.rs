@@ -389,6 +389,22 @@ fn a_witness_is_not_needed_in_the_service_network() {
 }
 
 #[test]
+fn a_slow_link_makes_clients_wait_and_nothing_else() {
+    let (rig, address) = Rig::up("slow");
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault("alpha", "slow-link");
+    rig.expect_all_kept(client);
+    assert_eq!((rig.primaries(), rig.state("alpha")), (vec!["alpha".into()], "protected".into()));
+    for h in ["alpha", "beta"] {
+        let said = rig.events(h);
+        assert!(!said.contains("UNPROTECTED") && !said.contains("taking over"), "{said}");
+    }
+    rig.fault("beta", "heal-link");
+    assert_eq!(rig.state("alpha"), "protected");
+}
+
+#[test]
 fn a_frozen_primary_is_replaced_and_stays_silent_when_it_thaws() {
     survives("freeze", Some(("alpha", "freeze-host")), "beta");
 }

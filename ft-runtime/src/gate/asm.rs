@@ -27,6 +27,8 @@ pub const R7: Register = Register(7);
 
 /// `bpf_ktime_get_boot_ns` (`linux/bpf.h`).
 pub const KTIME_GET_BOOT_NS: i32 = 125;
+/// `bpf_redirect` (`linux/bpf.h`).
+pub const REDIRECT: i32 = 23;
 /// In the source field of a 64-bit load: the immediate is a map's descriptor, and its first value is meant.
 const PSEUDO_MAP_VALUE: u8 = 2;
 
@@ -106,6 +108,11 @@ impl Assembler {
     /// Ends the program with this value.
     pub fn exit(&mut self, value: i32) {
         self.set(R0, value);
+        self.leave();
+    }
+
+    /// Ends the program with what R0 holds.
+    pub fn leave(&mut self) {
         self.put(0x95, R0, 0, 0, 0);
     }
 

@@ -150,8 +150,8 @@ pub fn attach(net: &ServiceNet) -> Result<(Lease, Ingress), GateError> {
     if memory == libc::MAP_FAILED {
         return Err(GateError::system("mapping the lease")(io::Error::last_os_error()));
     }
-    let egress = load(&egress_program(map.as_raw_fd())).map_err(refused)?;
-    let ingress = load(&ingress_program(map.as_raw_fd())).map_err(refused)?;
+    let egress = load(&egress_program(map.as_raw_fd()), b"ft_lease").map_err(refused)?;
+    let ingress = load(&ingress_program(map.as_raw_fd()), b"ft_lease").map_err(refused)?;
     let shared = Arc::new(Shared { words: memory.cast(), _map: map });
     net.within(|| {
         attach_program(&egress, net.interface(), bpf::TCX_EGRESS)?;
@@ -230,7 +230,7 @@ mod packet {
 }
 
 /// Linux's numbers (`linux/bpf.h`).
-mod bpf {
+pub(crate) mod bpf {
     pub const MAP_CREATE: i32 = 0;
     pub const PROG_LOAD: i32 = 5;
     pub const PROG_ATTACH: i32 = 8;
@@ -239,6 +239,9 @@ mod bpf {
     pub const PROG_TYPE_SCHED_CLS: u32 = 3;
     pub const TCX_INGRESS: u32 = 46;
     pub const TCX_EGRESS: u32 = 47;
+    pub const LINK_CREATE: i32 = 28;
+    /// Of `bpf_redirect`: as if it had come in there.
+    pub const F_INGRESS: i32 = 1;
 }
 
 /// The beginnings of `union bpf_attr`; the kernel takes the rest as zero.
@@ -273,6 +276,14 @@ struct ProgAttach {
     attach_flags: u32,
 }
 
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
 /// # Safety
 /// Every address in `attribute` must be valid for what the command does with it, until the call returns.
 unsafe fn call<T>(command: i32, attribute: &T) -> io::Result<i32> {
@@ -293,9 +304,10 @@ fn create_map() -> io::Result<OwnedFd> {
     unsafe { Ok(OwnedFd::from_raw_fd(call(bpf::MAP_CREATE, &attribute)?)) }
 }
 
-fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
+/// `name`: 15 bytes at most.
+pub(crate) fn load(program: &[Instruction], name: &[u8]) -> io::Result<OwnedFd> {
     let mut prog_name = [0; 16];
-    prog_name[..8].copy_from_slice(b"ft_lease");
+    prog_name[..name.len()].copy_from_slice(name);
     let attribute = ProgLoad {
         prog_type: bpf::PROG_TYPE_SCHED_CLS,
         insn_cnt: program.len() as u32,
@@ -321,4 +333,12 @@ fn attach_program(program: &OwnedFd, interface: u32, attach_type: u32) -> io::Re
     };
     // SAFETY: no addresses in it.
     unsafe { call(bpf::PROG_ATTACH, &attribute) }.map(|_| ())
+}
+
+/// As long as the descriptor lives, in the calling thread's namespace.
+pub(crate) fn link_program(program: &OwnedFd, interface: u32, attach_type: u32) -> io::Result<OwnedFd> {
+    let attribute =
+        LinkCreate { prog_fd: program.as_raw_fd() as u32, target_ifindex: interface, attach_type, flags: 0 };
+    // SAFETY: no addresses in it; a result is a new descriptor that nobody else owns.
+    unsafe { Ok(OwnedFd::from_raw_fd(call(bpf::LINK_CREATE, &attribute)?)) }
 }

@@ -2,7 +2,7 @@
 
 use super::state::RigName;
 use super::status::RigStatus;
-use super::{Fault, Host, Mode, Result, Up, host};
+use super::{Fault, Host, Mode, Result, Up, host, slow};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use std::ffi::OsString;
@@ -27,6 +27,9 @@ pub enum Rig {
     /// A host's first process.
     #[command(hide = true)]
     Host(HostArgs),
+    /// What makes the link slow.
+    #[command(hide = true)]
+    SlowLink(Named),
 }
 
 #[derive(Args)]
@@ -142,6 +145,7 @@ impl Rig {
                 }
             }
             Self::Host(a) => return host::main(&a.spec),
+            Self::SlowLink(a) => return slow::main(&a.name),
         }
         Ok(0)
     }

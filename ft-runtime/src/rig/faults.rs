@@ -6,7 +6,7 @@ use super::network::{self, Network};
 use super::process::{self, NamespaceId, ProcessId};
 use super::state::{Places, RigName, State};
 use super::up::Mode;
-use super::{Host, Result, RigError, down, io_error, netns, status};
+use super::{Host, Result, RigError, down, io_error, netns, slow, status};
 use serde::Serialize;
 use std::fs::File;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,6 +23,7 @@ pub enum Fault {
     FreezeHost,
     ThawHost,
     CutLink,
+    SlowLink,
     HealLink,
     FlushGate,
     CutService,
@@ -33,13 +34,14 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::KillGuest,
         Self::KillEngine,
         Self::KillHost,
         Self::FreezeHost,
         Self::ThawHost,
         Self::CutLink,
+        Self::SlowLink,
         Self::HealLink,
         Self::FlushGate,
         Self::CutService,
@@ -57,6 +59,7 @@ impl Fault {
             Self::FreezeHost => "freeze-host",
             Self::ThawHost => "thaw-host",
             Self::CutLink => "cut-link",
+            Self::SlowLink => "slow-link",
             Self::HealLink => "heal-link",
             Self::FlushGate => "flush-gate",
             Self::CutService => "cut-service",
@@ -75,7 +78,8 @@ impl Fault {
             Self::FreezeHost => "all processes of the host stand still; the kernel does not",
             Self::ThawHost => "and go on",
             Self::CutLink => "the link between the pair is down",
-            Self::HealLink => "and up again",
+            Self::SlowLink => "the link between the pair takes 10 ms each way, and loses one frame in 200",
+            Self::HealLink => "all is well with it again",
             Self::FlushGate => "a person empties the firewall of the service's network namespace, and lets all through",
             Self::CutService => "the host's cable to the service network is pulled",
             Self::LoseService => "the service network passes nothing to or from the host; its cable stays plugged in",
@@ -117,7 +121,8 @@ pub fn fault(name: &RigName, host: Host, kind: Fault) -> Result<Done> {
         Fault::FreezeHost => target.freezer().and_then(|f| timed(|| f.freeze())),
         Fault::ThawHost => target.freezer().and_then(|f| timed(|| f.thaw())),
         Fault::CutLink => target.set(Network::Link, false),
-        Fault::HealLink => target.set(Network::Link, true),
+        Fault::SlowLink => target.slow_link(),
+        Fault::HealLink => slow::stop(&places).and_then(|()| target.set(Network::Link, true)),
         Fault::FlushGate => target.flush_gate(),
         Fault::CutService => target.set(Network::Service, false),
         Fault::LoseService => target.lose_service(),
@@ -223,6 +228,13 @@ impl Target<'_> {
         let path = format!("/proc/{}/ns/net", engine.pid);
         let inside = File::open(&path).map_err(io_error(path))?;
         timed(|| netns::within(&inside, crate::gate::rules::flush).map_err(io_error("flushing the gate's rules")))
+    }
+
+    fn slow_link(&self) -> Result<Moment> {
+        if !network::is_on(self.host, Network::Link) {
+            return Err(RigError::Refused(format!("{} is not on that network", self.host)));
+        }
+        timed(|| slow::start(self.places))
     }
 
     fn lose_service(&self) -> Result<Moment> {
