@@ -390,7 +390,10 @@ fn a_witness_is_not_needed_in_the_service_network() {
 
 #[test]
 fn a_slow_link_makes_clients_wait_and_nothing_else() {
-    let (rig, address) = Rig::up("slow");
+    // A lost frame is repeated after 200 ms and a round trip: a shorter silence would take that for a lost host.
+    let config = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(config.path(), "[limits]\nsilence_ms_max = 1000\n").unwrap();
+    let (rig, address) = Rig::up_with("slow", &["--config", config.path().to_str().unwrap()]);
     let client = rig.client(&address);
     std::thread::sleep(FAULT_AFTER);
     rig.fault("alpha", "slow-link");
