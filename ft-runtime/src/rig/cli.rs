@@ -61,6 +61,9 @@ pub struct UpArgs {
     /// Wait until this port accepts connections. Otherwise guessed from the command.
     #[arg(long)]
     port: Option<u16>,
+    /// Room for what each host writes, in MiB, 32 at least. Otherwise the machine's: then disks can't be filled.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(32..))]
+    disk: Option<u32>,
     /// Leave a rig that did not come up for inspection.
     #[arg(long)]
     keep: bool,
@@ -165,6 +168,7 @@ impl UpArgs {
             keep: self.keep,
             state_dirs: self.state,
             port: self.port,
+            disk_mib: self.disk,
             command: self.command,
         }
     }
