@@ -389,6 +389,65 @@ fn a_witness_is_not_needed_in_the_service_network() {
 }
 
 #[test]
+fn a_slow_link_makes_clients_wait_and_nothing_else() {
+    // A lost frame is repeated after 200 ms and a round trip: a shorter silence would take that for a lost host.
+    let config = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(config.path(), "[limits]\nsilence_ms_max = 1000\n").unwrap();
+    let (rig, address) = Rig::up_with("slow", &["--config", config.path().to_str().unwrap()]);
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault("alpha", "slow-link");
+    rig.expect_all_kept(client);
+    assert_eq!((rig.primaries(), rig.state("alpha")), (vec!["alpha".into()], "protected".into()));
+    for h in ["alpha", "beta"] {
+        let said = rig.events(h);
+        assert!(!said.contains("UNPROTECTED") && !said.contains("taking over"), "{said}");
+    }
+    rig.fault("beta", "heal-link");
+    assert_eq!(rig.state("alpha"), "protected");
+}
+
+fn with_small_disks(name: &str) -> (Rig, String) {
+    Rig::up_with(name, &["--disk", "64"])
+}
+
+#[test]
+fn a_backup_whose_disk_is_full_leaves_and_clients_notice_nothing() {
+    let (rig, address) = with_small_disks("bdisk");
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault("beta", "fill-disk");
+    rig.expect_all_kept(client);
+    assert_eq!((rig.primaries(), rig.state("alpha")), (vec!["alpha".into()], "alone".into()));
+    let said = rig.events("alpha");
+    assert!(said.contains("its server did something else") && said.contains("UNPROTECTED"), "{said}");
+    assert!(rig.state("beta").starts_with("ended"));
+}
+
+/// Redis itself refuses to write, as it would without a backup; the backup, whose disk has room, is not the same any more.
+#[test]
+fn a_primary_whose_disk_is_full_says_so_to_its_clients_until_there_is_room() {
+    let (rig, address) = with_small_disks("disk");
+    let host = address.split_once(':').unwrap().0;
+    let redis = |command: &[&str]| {
+        let cli = ["client", "--", "redis-cli", "-h", host];
+        let o = rig.ft("exec").args(cli).args(command).output().unwrap();
+        String::from_utf8(o.stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!(redis(&["SET", "before", "1"]), "OK");
+    rig.fault("alpha", "fill-disk");
+    let refused = |_: &Rig| redis(&["SET", "filler", &"x".repeat(10_000)]).contains("No space left on device");
+    rig.wait_until(refused);
+    assert_eq!(redis(&["GET", "before"]), "1");
+    rig.wait_until(|r| r.state("alpha") == "alone" && r.state("beta").starts_with("ended"));
+    let said = rig.events("alpha");
+    assert!(said.contains("its server did something else") && said.contains("UNPROTECTED"), "{said}");
+    rig.fault("alpha", "free-disk");
+    rig.wait_until(|_| redis(&["SET", "after", "1"]) == "OK");
+    assert_eq!((rig.primaries(), redis(&["GET", "before"])), (vec!["alpha".into()], "1".into()));
+}
+
+#[test]
 fn a_frozen_primary_is_replaced_and_stays_silent_when_it_thaws() {
     survives("freeze", Some(("alpha", "freeze-host")), "beta");
 }

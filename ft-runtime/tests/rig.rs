@@ -39,7 +39,9 @@ fn as_client() {
     let Ok(address) = std::env::var(CLIENT) else { return };
     let mut s = TcpStream::connect_timeout(&address.parse().unwrap(), SILENCE).unwrap();
     s.set_read_timeout(Some(SILENCE)).unwrap();
+    let start = Instant::now();
     echo(&mut s).unwrap();
+    println!("echo {}", start.elapsed().as_micros());
 }
 
 fn echo(s: &mut TcpStream) -> io::Result<()> {
@@ -99,6 +101,17 @@ impl Rig {
         let o =
             self.ft("exec").arg(host).arg("--").arg(me).args(["--exact", "as_client"]).env(CLIENT, address).output();
         o.unwrap().status.success()
+    }
+
+    /// How long the echo takes, in microseconds.
+    fn echo_us(&self, host: &str, address: &str) -> u64 {
+        let me = std::env::current_exe().unwrap();
+        let mut c = self.ft("exec");
+        c.arg(host).arg("--").arg(me).args(["--exact", "as_client", "--nocapture"]).env(CLIENT, address);
+        let o = c.output().unwrap();
+        let said = String::from_utf8_lossy(&o.stdout).into_owned();
+        let us = said.lines().find_map(|l| l.split_once("echo ")?.1.parse().ok());
+        us.unwrap_or_else(|| panic!("{o:?}"))
     }
 
     fn fault(&self, host: &str, kind: &str) -> Value {
@@ -345,6 +358,7 @@ fn networks_are_cut_and_healed() {
     assert_eq!(reached(), (true, true, true));
     for (host, cut, heal, expected) in [
         ("alpha", "cut-service", "heal-service", (false, true, true)),
+        ("alpha", "lose-service", "heal-service", (false, true, true)),
         ("alpha", "cut-link", "heal-link", (true, false, true)),
         ("beta", "cut-link", "heal-link", (true, false, true)),
         ("alpha", "cut-management", "heal-management", (true, true, false)),
@@ -359,6 +373,28 @@ fn networks_are_cut_and_healed() {
             assert!(start.elapsed() < PATIENCE, "{host} {heal}: {:?}", reached());
         }
     }
+    rig.down();
+}
+
+#[test]
+fn a_slow_link_is_slow_until_it_is_healed() {
+    const ROUND_TRIP_US: u64 = 20_000;
+    let Some(rig) = Rig::new("slow") else { return };
+    let up = rig.up(&["--native"]);
+    let link = format!("192.168.77.1:{PORT}");
+    rig.fault("beta", "slow-link");
+    assert!(rig.echo_us("beta", &link) >= ROUND_TRIP_US);
+    let again = rig.run("fault", &["alpha", "slow-link"]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("slow already"), "{again:?}");
+    assert!(rig.reaches("client", &v4(&up)));
+    rig.fault("alpha", "cut-link");
+    assert!(!rig.reaches("beta", &link));
+    rig.fault("alpha", "heal-link");
+    let start = Instant::now();
+    while !rig.reaches("beta", &link) || rig.echo_us("beta", &link) >= ROUND_TRIP_US {
+        assert!(start.elapsed() < PATIENCE, "it stays slow");
+    }
+    rig.fault("alpha", "slow-link");
     rig.down();
 }
 

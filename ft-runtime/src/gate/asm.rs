@@ -29,8 +29,9 @@ pub const R7: Register = Register(7);
 /// The end of the stack, which is 512 bytes.
 pub const STACK: Register = Register(10);
 
-/// Functions (`linux/bpf.h`): `bpf_map_lookup_elem`, `bpf_skb_load_bytes`, `bpf_ktime_get_boot_ns`.
+/// Functions (`linux/bpf.h`): `bpf_map_lookup_elem`, `bpf_redirect`, `bpf_skb_load_bytes`, `bpf_ktime_get_boot_ns`.
 pub const MAP_LOOKUP: i32 = 1;
+pub const REDIRECT: i32 = 23;
 pub const LOAD_BYTES: i32 = 26;
 pub const KTIME_GET_BOOT_NS: i32 = 125;
 /// In the source field of a 64-bit load: the immediate is a map's descriptor, and the map is meant.
@@ -167,6 +168,11 @@ impl Assembler {
     /// Ends the program with this value.
     pub fn exit(&mut self, value: i32) {
         self.set(R0, value);
+        self.leave();
+    }
+
+    /// Ends the program with what R0 holds.
+    pub fn leave(&mut self) {
         self.put(0x95, R0, 0, 0, 0);
     }
 

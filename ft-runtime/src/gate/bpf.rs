@@ -11,12 +11,15 @@ const MAP_DELETE_ELEM: i32 = 3;
 const PROG_LOAD: i32 = 5;
 const OBJ_PIN: i32 = 6;
 const PROG_ATTACH: i32 = 8;
+const LINK_CREATE: i32 = 28;
 pub const MAP_TYPE_HASH: u32 = 1;
 pub const MAP_TYPE_ARRAY: u32 = 2;
 pub const F_NO_PREALLOC: u32 = 1;
 pub const F_MMAPABLE: u32 = 1 << 10;
 pub const PROG_TYPE_SOCKET_FILTER: u32 = 1;
 pub const PROG_TYPE_SCHED_CLS: u32 = 3;
+/// Of `bpf_redirect`: as if it had come in there.
+pub const F_INGRESS: i32 = 1;
 pub const TCX_INGRESS: u32 = 46;
 pub const TCX_EGRESS: u32 = 47;
 
@@ -58,6 +61,14 @@ struct ProgAttach {
     attach_bpf_fd: u32,
     attach_type: u32,
     attach_flags: u32,
+}
+
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 #[repr(C)]
@@ -115,6 +126,7 @@ pub fn load(prog_type: u32, name: &str, program: &[Instruction]) -> io::Result<O
     unsafe { Ok(OwnedFd::from_raw_fd(call(PROG_LOAD, &attribute)?)) }
 }
 
+/// For as long as the interface is there.
 pub fn attach(program: &OwnedFd, interface: u32, attach_type: u32) -> io::Result<()> {
     let attribute = ProgAttach {
         target_ifindex: interface,
@@ -124,6 +136,14 @@ pub fn attach(program: &OwnedFd, interface: u32, attach_type: u32) -> io::Result
     };
     // SAFETY: no addresses in it.
     unsafe { call(PROG_ATTACH, &attribute) }.map(|_| ())
+}
+
+/// As long as the descriptor lives, in the calling thread's namespace.
+pub fn link(program: &OwnedFd, interface: u32, attach_type: u32) -> io::Result<OwnedFd> {
+    let attribute =
+        LinkCreate { prog_fd: program.as_raw_fd() as u32, target_ifindex: interface, attach_type, flags: 0 };
+    // SAFETY: no addresses in it; a result is a new descriptor that nobody else owns.
+    unsafe { Ok(OwnedFd::from_raw_fd(call(LINK_CREATE, &attribute)?)) }
 }
 
 /// Gives a program a name in a file system made for that.

@@ -13,7 +13,7 @@
 
 pub mod asm;
 pub mod boot_time;
-mod bpf;
+pub(crate) mod bpf;
 pub mod error;
 pub mod judge;
 pub mod lease;

@@ -647,6 +647,11 @@ impl Part for Pair {
     fn settle(&mut self, core: &mut Core, d: DomainId) -> Result<(), EngineError> {
         let died = d == SERVICE && core.exit_of(d).is_none();
         if died && !std::mem::replace(&mut self.guest_gone, true) {
+            // A guest that does something else than the log says so, and ends: that it says comes first.
+            if let Role::Following(b) = self.role() {
+                let ended = b.ended(core, Instant::now())?;
+                self.follower_ended(ended);
+            }
             let status = core.status_of(d).unwrap_or(libc::SIGKILL);
             tracing::error!("the guest died ({})", describe_status(status));
             self.decider.tell(failover::Event::GuestDied);

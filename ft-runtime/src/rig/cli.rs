@@ -2,7 +2,7 @@
 
 use super::state::RigName;
 use super::status::RigStatus;
-use super::{Fault, Host, Mode, Result, Up, host};
+use super::{Fault, Host, Mode, Result, Up, host, slow};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use std::ffi::OsString;
@@ -27,6 +27,9 @@ pub enum Rig {
     /// A host's first process.
     #[command(hide = true)]
     Host(HostArgs),
+    /// What makes the link slow.
+    #[command(hide = true)]
+    SlowLink(Named),
 }
 
 #[derive(Args)]
@@ -58,6 +61,9 @@ pub struct UpArgs {
     /// Wait until this port accepts connections. Otherwise guessed from the command.
     #[arg(long)]
     port: Option<u16>,
+    /// Room for what each host writes, in MiB, 32 at least. Otherwise the machine's: then disks can't be filled.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(32..))]
+    disk: Option<u32>,
     /// Leave a rig that did not come up for inspection.
     #[arg(long)]
     keep: bool,
@@ -142,6 +148,7 @@ impl Rig {
                 }
             }
             Self::Host(a) => return host::main(&a.spec),
+            Self::SlowLink(a) => return slow::main(&a.name),
         }
         Ok(0)
     }
@@ -161,6 +168,7 @@ impl UpArgs {
             keep: self.keep,
             state_dirs: self.state,
             port: self.port,
+            disk_mib: self.disk,
             command: self.command,
         }
     }

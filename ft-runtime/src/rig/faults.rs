@@ -6,9 +6,11 @@ use super::network::{self, Network};
 use super::process::{self, NamespaceId, ProcessId};
 use super::state::{Places, RigName, State};
 use super::up::Mode;
-use super::{Host, Result, RigError, down, io_error, netns, status};
+use super::{Host, Result, RigError, down, io_error, netns, slow, status};
 use serde::Serialize;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// For a killed host to be gone.
@@ -23,8 +25,11 @@ pub enum Fault {
     FreezeHost,
     ThawHost,
     CutLink,
+    SlowLink,
     HealLink,
     FlushGate,
+    FillDisk,
+    FreeDisk,
     CutService,
     LoseService,
     HealService,
@@ -33,15 +38,18 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::KillGuest,
         Self::KillEngine,
         Self::KillHost,
         Self::FreezeHost,
         Self::ThawHost,
         Self::CutLink,
+        Self::SlowLink,
         Self::HealLink,
         Self::FlushGate,
+        Self::FillDisk,
+        Self::FreeDisk,
         Self::CutService,
         Self::LoseService,
         Self::HealService,
@@ -57,8 +65,11 @@ impl Fault {
             Self::FreezeHost => "freeze-host",
             Self::ThawHost => "thaw-host",
             Self::CutLink => "cut-link",
+            Self::SlowLink => "slow-link",
             Self::HealLink => "heal-link",
             Self::FlushGate => "flush-gate",
+            Self::FillDisk => "fill-disk",
+            Self::FreeDisk => "free-disk",
             Self::CutService => "cut-service",
             Self::LoseService => "lose-service",
             Self::HealService => "heal-service",
@@ -75,8 +86,11 @@ impl Fault {
             Self::FreezeHost => "all processes of the host stand still; the kernel does not",
             Self::ThawHost => "and go on",
             Self::CutLink => "the link between the pair is down",
-            Self::HealLink => "and up again",
+            Self::SlowLink => "the link between the pair takes 10 ms each way, and loses one frame in 200",
+            Self::HealLink => "all is well with it again",
             Self::FlushGate => "a person empties the firewall of the service's network namespace, and lets all through",
+            Self::FillDisk => "the host's disk is full (a rig made with --disk)",
+            Self::FreeDisk => "and has room again",
             Self::CutService => "the host's cable to the service network is pulled",
             Self::LoseService => "the service network passes nothing to or from the host; its cable stays plugged in",
             Self::HealService => "all is well with it again",
@@ -117,8 +131,11 @@ pub fn fault(name: &RigName, host: Host, kind: Fault) -> Result<Done> {
         Fault::FreezeHost => target.freezer().and_then(|f| timed(|| f.freeze())),
         Fault::ThawHost => target.freezer().and_then(|f| timed(|| f.thaw())),
         Fault::CutLink => target.set(Network::Link, false),
-        Fault::HealLink => target.set(Network::Link, true),
+        Fault::SlowLink => target.slow_link(),
+        Fault::HealLink => slow::stop(&places).and_then(|()| target.set(Network::Link, true)),
         Fault::FlushGate => target.flush_gate(),
+        Fault::FillDisk => target.fill_disk(),
+        Fault::FreeDisk => target.free_disk(),
         Fault::CutService => target.set(Network::Service, false),
         Fault::LoseService => target.lose_service(),
         Fault::HealService => target.set(Network::Service, true),
@@ -225,6 +242,35 @@ impl Target<'_> {
         timed(|| netns::within(&inside, crate::gate::rules::flush).map_err(io_error("flushing the gate's rules")))
     }
 
+    /// What takes the room.
+    fn ballast(&self) -> Result<PathBuf> {
+        let init = self.init()?;
+        if !self.state.has_small_disks || self.host.peer().is_none() {
+            return Err(RigError::Refused(format!(
+                "the disk of {} is the machine's own; `ft rig up --disk MIB` gives alpha and beta disks of their own",
+                self.host
+            )));
+        }
+        Ok(format!("/proc/{}/root/var/tmp/ft-ballast", init.pid).into())
+    }
+
+    fn fill_disk(&self) -> Result<Moment> {
+        let path = self.ballast()?;
+        timed(|| fill(&path).map_err(io_error(path.display().to_string())))
+    }
+
+    fn free_disk(&self) -> Result<Moment> {
+        let path = self.ballast()?;
+        timed(|| fs::remove_file(&path).map_err(io_error(path.display().to_string())))
+    }
+
+    fn slow_link(&self) -> Result<Moment> {
+        if !network::is_on(self.host, Network::Link) {
+            return Err(RigError::Refused(format!("{} is not on that network", self.host)));
+        }
+        timed(|| slow::start(self.places))
+    }
+
     fn lose_service(&self) -> Result<Moment> {
         timed(|| network::block_service(self.places, self.host))
     }
@@ -239,6 +285,20 @@ impl Target<'_> {
         }
         timed(|| network::set(self.places, self.host, network, up))
     }
+}
+
+/// Until there is no room for a byte.
+fn fill(path: &Path) -> io::Result<()> {
+    let mut file = File::options().create(true).append(true).open(path)?;
+    let mut size = 1 << 20;
+    while size > 0 {
+        match file.write_all(&vec![0; size]) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => size /= 2,
+            Err(e) => return Err(e),
+        }
+    }
+    file.sync_all()
 }
 
 /// The server's first process on a host.

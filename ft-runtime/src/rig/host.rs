@@ -26,6 +26,8 @@ pub(super) struct Spec {
     pub netns: PathBuf,
     /// Where its file system lives; `None`: it has the machine's.
     pub private_root: Option<PathBuf>,
+    /// Room for what it writes there, if limited.
+    pub disk_mib: Option<u32>,
     /// A directory that all private roots show.
     pub shared: PathBuf,
     pub log: PathBuf,
@@ -218,7 +220,7 @@ fn prepare(spec: &Spec) -> Result<()> {
     setns(netns, CloneFlags::CLONE_NEWNET).map_err(io_error("entering the host's network"))?;
     if let Some(dir) = &spec.private_root {
         nix::unistd::sethostname(spec.host.name()).map_err(io_error("the host's name"))?;
-        root::enter(dir, &spec.shared)?;
+        root::enter(dir, &spec.shared, spec.disk_mib)?;
     }
     root::make_directories(&spec.directories)?;
     for f in &spec.files {

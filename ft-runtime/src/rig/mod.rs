@@ -16,6 +16,7 @@ mod netns;
 mod network;
 mod process;
 mod root;
+mod slow;
 mod state;
 mod status;
 mod up;

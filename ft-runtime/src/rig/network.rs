@@ -274,7 +274,7 @@ pub(super) fn forget_orphans(netns: &File) {
 
 /// Deletes the bridges and with them every cable but the link.
 pub(super) fn destroy(places: &Places) {
-    let ports: Vec<String> = Host::ALL.into_iter().flat_map(ports).collect();
+    let ports: Vec<String> = Host::ALL.into_iter().flat_map(ports).chain(super::slow::ports()).collect();
     let present = |ns: &str| netns::path(ns).exists();
     let switch = places.netns_switch();
     if present(&switch) {

@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Where a host finds the `ft` that made it.
 pub(super) const FT: &str = "/usr/local/bin/ft";
@@ -24,11 +25,13 @@ const RUN_ENTRIES_MAX: usize = 4096;
 /// In /run: other people's.
 const RUN_SKIPPED: [&str; 6] = ["ft-rig", "netns", "user", "docker", "containerd", "mount"];
 
-/// Makes `dir` the home of a private root and enters it. The caller is in a mount namespace of its own.
-pub(super) fn enter(dir: &Path, shared: &Path) -> Result<()> {
+/// Makes `dir` the home of a private root and enters it. The caller is in a mount namespace of its own. `disk_mib`: what
+/// the host writes has so much room, on a disk of its own.
+pub(super) fn enter(dir: &Path, shared: &Path, disk_mib: Option<u32>) -> Result<()> {
     private_mounts()?;
     let others = other_mounts().map_err(io_error("reading /proc/self/mountinfo"))?;
-    let mut layers = Layers { dir, count: 0 };
+    let disk = disk_mib.map(|mib| small_disk(dir, mib)).transpose()?;
+    let mut layers = Layers { dir: disk.as_deref().unwrap_or(dir), count: 0 };
     let root = dir.join("root");
     fs::create_dir_all(&root).map_err(io_error(root.display().to_string()))?;
     layers.lay(Path::new("/"), &root)?;
@@ -57,6 +60,23 @@ fn private_mounts() -> Result<()> {
 /// These are made anew.
 fn is_own(path: &Path) -> bool {
     ["/proc", "/sys", "/dev", "/run", "/var/run", "/var/tmp/ft-rig"].iter().any(|p| path.starts_with(p))
+}
+
+/// A file system in a file. It and its loop device go with the last mount of it.
+fn small_disk(dir: &Path, mib: u32) -> Result<PathBuf> {
+    let (image, at) = (dir.join("disk.img"), dir.join("disk"));
+    File::create(&image)
+        .and_then(|f| f.set_len(u64::from(mib) << 20))
+        .and_then(|()| fs::create_dir(&at))
+        .map_err(io_error(image.display().to_string()))?;
+    let run = |command: &mut Command| {
+        let o = command.output().map_err(io_error(format!("{command:?}")))?;
+        let said = || String::from_utf8_lossy(&o.stderr).trim().to_owned();
+        if o.status.success() { Ok(()) } else { Err(RigError::Tool { command: format!("{command:?}"), said: said() }) }
+    };
+    run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image))?;
+    run(Command::new("mount").args(["-o", "loop"]).args([&image, &at]))?;
+    Ok(at)
 }
 
 struct Layers<'a> {

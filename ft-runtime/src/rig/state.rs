@@ -193,6 +193,9 @@ pub(super) struct State {
     pub boot_id: String,
     pub step: Step,
     pub mode: Mode,
+    /// Hosts' disks can be filled without harm to the machine.
+    #[serde(default)]
+    pub has_small_disks: bool,
     /// The service's name: that of its control socket.
     pub service: String,
     pub address: String,

@@ -47,6 +47,8 @@ pub struct Up {
     pub keep: bool,
     pub state_dirs: Vec<PathBuf>,
     pub port: Option<u16>,
+    /// Room for what each host writes, if limited.
+    pub disk_mib: Option<u32>,
     pub command: Vec<OsString>,
 }
 
@@ -139,6 +141,7 @@ impl Up {
             address6: network::has_ipv6().then(|| network::ADDRESS6.into()),
             maker: me,
             inits: BTreeMap::new(),
+            has_small_disks: self.disk_mib.is_some(),
             command: service.command.iter().map(|a| a.to_string_lossy().into_owned()).collect(),
         };
         state.save(places)?;
@@ -244,6 +247,7 @@ impl Up {
             host,
             netns: netns::path(&places.netns(host)),
             private_root: (!is_witness).then(|| places.host_disk(host)),
+            disk_mib: self.disk_mib,
             shared: places.shared(),
             log: places.log(host),
             events: places.events(host),
