@@ -124,6 +124,13 @@ impl Rig {
         Self::up_with(name, &[])
     }
 
+    /// A pair that stays one on a busy machine, and on a link where a lost frame is repeated after 200 ms and a round trip.
+    fn up_patient(name: &str) -> (Self, String) {
+        let config = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(config.path(), "[limits]\nsilence_ms_max = 1000\n").unwrap();
+        Self::up_with(name, &["--config", config.path().to_str().unwrap()])
+    }
+
     fn up_with(name: &str, options: &[&str]) -> (Self, String) {
         // SAFETY: no pointers.
         let root = unsafe { libc::geteuid() } == 0;
@@ -260,7 +267,7 @@ fn clients_notice_nothing_when_the_link_is_cut() {
 
 /// The primary's own probes tell it, and it hands over to a backup that is better off.
 fn hands_over(name: &str, fault: &str) {
-    let (rig, address) = Rig::up(name);
+    let (rig, address) = Rig::up_patient(name);
     let client = rig.client(&address);
     std::thread::sleep(FAULT_AFTER);
     rig.fault("alpha", fault);
@@ -283,7 +290,7 @@ fn clients_keep_everything_when_the_primarys_service_network_is_silent() {
 
 #[test]
 fn a_service_network_that_both_hosts_lost_moves_nothing() {
-    let (rig, address) = Rig::up("both");
+    let (rig, address) = Rig::up_patient("both");
     let client = rig.client(&address);
     std::thread::sleep(FAULT_AFTER);
     rig.fault("beta", "lose-service");
@@ -298,7 +305,7 @@ fn a_service_network_that_both_hosts_lost_moves_nothing() {
 
 #[test]
 fn a_backup_that_loses_its_service_network_says_so_and_nothing_moves() {
-    let (rig, address) = Rig::up("bservice");
+    let (rig, address) = Rig::up_patient("bservice");
     let client = rig.client(&address);
     std::thread::sleep(FAULT_AFTER);
     rig.fault("beta", "cut-service");
@@ -309,7 +316,7 @@ fn a_backup_that_loses_its_service_network_says_so_and_nothing_moves() {
 
 /// Somebody empties the firewall of a host's gate: it is noticed there, and mended.
 fn mends_its_gate(name: &str, host: &str) {
-    let (rig, address) = Rig::up(name);
+    let (rig, address) = Rig::up_patient(name);
     let client = rig.client(&address);
     std::thread::sleep(FAULT_AFTER);
     rig.fault(host, "flush-gate");
@@ -337,7 +344,7 @@ const BACK: &str = "the arbiter answers again";
 
 /// The witness is lost under load and perhaps comes back: nothing moves, and those who lost it say so.
 fn outlives_the_witness(name: &str, host: &str, fault: &str, heal: Option<&str>, tell: &[&str]) {
-    let (rig, address) = Rig::up(name);
+    let (rig, address) = Rig::up_patient(name);
     let client = rig.client(&address);
     std::thread::sleep(FAULT_AFTER);
     rig.fault(host, fault);
@@ -375,7 +382,7 @@ fn a_host_that_alone_lost_the_witness_says_so() {
 
 #[test]
 fn a_witness_is_not_needed_in_the_service_network() {
-    let (rig, address) = Rig::up("wservice");
+    let (rig, address) = Rig::up_patient("wservice");
     let client = rig.client(&address);
     std::thread::sleep(FAULT_AFTER);
     rig.fault("witness", "cut-service");
@@ -390,10 +397,7 @@ fn a_witness_is_not_needed_in_the_service_network() {
 
 #[test]
 fn a_slow_link_makes_clients_wait_and_nothing_else() {
-    // A lost frame is repeated after 200 ms and a round trip: a shorter silence would take that for a lost host.
-    let config = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(config.path(), "[limits]\nsilence_ms_max = 1000\n").unwrap();
-    let (rig, address) = Rig::up_with("slow", &["--config", config.path().to_str().unwrap()]);
+    let (rig, address) = Rig::up_patient("slow");
     let client = rig.client(&address);
     std::thread::sleep(FAULT_AFTER);
     rig.fault("alpha", "slow-link");

@@ -44,6 +44,8 @@ impl Starting {
     pub(super) fn with(cx: &mut Context, heard: &Heard) -> State {
         let mut s = Self { waited: true, record: Seen::Nothing };
         s.learn(heard);
+        // Whoever serves instead will give it state, and waits for its word that it has come.
+        cx.act(Action::Acks(Acks::On));
         s.decide(cx)
     }
 
