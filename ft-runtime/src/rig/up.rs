@@ -187,20 +187,29 @@ impl Up {
                 state.inits.insert(h, id);
                 state.save(places)
             })?;
-        }
-        let end = Instant::now() + HOST_MAX;
-        for h in Host::WITH_INIT {
-            while !events(places, h).contains(&Event::Ready) {
-                check()?;
-                self.check_host(places, state, h)?;
-                if Instant::now() > end {
-                    return Err(RigError::Service(format!(
-                        "host {h} is not ready after {HOST_MAX:?}; {}",
-                        log_tail(places, h)
-                    )));
-                }
-                std::thread::sleep(POLL);
+            if h == Host::Witness && spec.service.is_some() {
+                // Hosts that start before it answers would say that it is lost.
+                self.await_host(places, state, h, |state| state.init(h).is_some_and(listens))?;
             }
+        }
+        for h in Host::WITH_INIT {
+            self.await_host(places, state, h, |_| events(places, h).contains(&Event::Ready))?;
+        }
+        Ok(())
+    }
+
+    fn await_host(&self, places: &Places, state: &State, host: Host, ready: impl Fn(&State) -> bool) -> Result<()> {
+        let end = Instant::now() + HOST_MAX;
+        while !ready(state) {
+            check()?;
+            self.check_host(places, state, host)?;
+            if Instant::now() > end {
+                return Err(RigError::Service(format!(
+                    "host {host} is not ready after {HOST_MAX:?}; {}",
+                    log_tail(places, host)
+                )));
+            }
+            std::thread::sleep(POLL);
         }
         Ok(())
     }
