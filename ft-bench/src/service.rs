@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,17 @@ impl Place {
     }
 }
 
+/// However this program ends. (Its first thread starts others and outlives them.)
+fn end_with_us(c: &mut Command) -> &mut Command {
+    // SAFETY: one system call; nothing is allocated.
+    unsafe {
+        c.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        })
+    }
+}
+
 /// A recorded server, running.
 pub struct Recorded {
     ft: Child,
@@ -71,7 +83,7 @@ impl Recorded {
             c.arg(name).arg(value);
         }
         c.stdin(Stdio::null()).stdout(File::create(place.file("record.out"))?).stderr(File::create(place.file("record.err"))?);
-        let mut s = Self { ft: c.spawn()?, address };
+        let mut s = Self { ft: end_with_us(&mut c).spawn()?, address };
         s.await_first_reply(place)?;
         Ok(s)
     }
@@ -151,7 +163,7 @@ pub fn replay(ft: &Path, place: &Place, run: u32, trace: bool, time_max: Duratio
     let err = place.file(&format!("replay-{run}.err"));
     c.env("TMPDIR", place.file("tmp"));
     c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&err)?);
-    let mut child = c.spawn()?;
+    let mut child = end_with_us(&mut c).spawn()?;
     let status = await_end(&mut child, time_max)?;
     // One line: it fits the pipe.
     let mut out = String::new();

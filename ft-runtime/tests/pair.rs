@@ -265,6 +265,39 @@ fn clients_notice_nothing_when_the_link_is_cut() {
     survives("link", Some(("alpha", "cut-link")), "alpha");
 }
 
+/// One after the other: the primary's host is lost, then the survivor's engine, and `ft run` there has it all.
+#[test]
+fn a_survivor_that_is_started_again_serves_what_it_had() {
+    let (rig, address) = Rig::up("again");
+    let increment = || {
+        let host = address.split(':').next().unwrap();
+        let o = rig.ft("exec").args(["client", "--", "redis-cli", "-h", host, "INCR", "n"]).output().unwrap();
+        String::from_utf8_lossy(&o.stdout).trim().to_owned()
+    };
+    for n in 1..=20 {
+        assert_eq!(increment(), n.to_string());
+    }
+    rig.fault("alpha", "kill-host");
+    assert_eq!(increment(), "21");
+    assert_eq!(rig.primaries(), ["beta"]);
+    rig.fault("beta", "kill-engine");
+    rig.wait_until(|r| r.state("beta").starts_with("ended"));
+    let mut again = rig.ft("exec");
+    again.args(["beta", "--", "/usr/local/bin/ft", "run", "--config", "/etc/ft/service.toml"]);
+    let mut again = again.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Until it listens nobody answers; nothing was counted then.
+    let end = Instant::now() + PATIENCE;
+    let mut counted = increment();
+    while counted.is_empty() || counted.contains("refused") {
+        assert!(Instant::now() < end, "it does not serve: {counted}");
+        assert!(again.try_wait().unwrap().is_none(), "it ended");
+        counted = increment();
+    }
+    assert_eq!(counted, "22");
+    drop(rig);
+    again.wait().unwrap();
+}
+
 /// The primary's own probes tell it, and it hands over to a backup that is better off.
 fn hands_over(name: &str, fault: &str) {
     let (rig, address) = Rig::up_patient(name);
