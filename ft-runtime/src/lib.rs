@@ -17,3 +17,4 @@ pub mod replay;
 pub mod rig;
 pub mod start;
 pub mod takeover;
+pub mod tap;
