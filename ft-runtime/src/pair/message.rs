@@ -31,6 +31,8 @@ pub mod kind {
     pub const STILLBORN: u8 = 11;
     /// The fingerprint of the sender's guard: see `guard`.
     pub const GUARD: u8 = 12;
+    /// JSON: the sender's time of day, after both hellos.
+    pub const CLOCK: u8 = 13;
 }
 
 /// Room for the head of any message here.
