@@ -11,6 +11,7 @@ pub mod link;
 pub mod logfile;
 pub mod overlay;
 pub mod pair;
+pub mod preload;
 pub mod probe;
 pub mod record;
 pub mod replay;

@@ -15,6 +15,7 @@ pub mod asm;
 pub mod boot_time;
 pub(crate) mod bpf;
 pub mod error;
+mod firewall;
 pub mod judge;
 pub mod lease;
 pub mod namespace;

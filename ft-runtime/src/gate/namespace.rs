@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 /// The interface's name inside. There is no other beside `lo`.
 const INTERFACE: &str = "service";
@@ -269,6 +270,9 @@ impl ServiceNet {
         }
         if link.kind != libc::ARPHRD_ETHER {
             return Err(refuse("it is no Ethernet interface"));
+        }
+        if let Some(why) = super::firewall::in_the_way(parent, Path::new("/sys"), Path::new("/proc")) {
+            return Err(refuse(&why));
         }
         let inherited: Vec<(&str, String)> =
             INHERITED.iter().filter_map(|name| Some((*name, fs::read_to_string(setting_path(name)).ok()?))).collect();
