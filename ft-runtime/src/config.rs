@@ -78,6 +78,9 @@ pub struct Service {
     /// Neighbours there of which one at least answers as long as clients can be reached. None: the gateways.
     #[serde(default)]
     pub probe_targets: Vec<IpAddr>,
+    /// Both hosts hear what clients send, at a hardware address that they share: the network must flood.
+    #[serde(default)]
+    pub tap: bool,
     #[serde(default)]
     pub state_dirs: Vec<PathBuf>,
     pub cwd: Option<PathBuf>,

@@ -18,3 +18,4 @@ pub mod replay;
 pub mod rig;
 pub mod start;
 pub mod takeover;
+pub mod tap;

@@ -44,6 +44,8 @@ pub enum Error {
     #[error(transparent)]
     Probe(#[from] crate::probe::ProbeError),
     #[error(transparent)]
+    Tap(#[from] crate::tap::TapError),
+    #[error(transparent)]
     Gate(#[from] crate::gate::error::GateError),
     #[error(transparent)]
     Hello(#[from] crate::link::hello::HelloError),

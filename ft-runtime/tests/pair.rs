@@ -4,12 +4,13 @@
 //! The client is this very program, started again in the rig's client.
 
 use serde_json::Value;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const CLIENT: &str = "FT_PAIR_TEST_CLIENT";
+const TOLD_CLIENT: &str = "FT_PAIR_TEST_TOLD_CLIENT";
 const LOAD: Duration = Duration::from_secs(4);
 const FAULT_AFTER: Duration = Duration::from_millis(1500);
 /// For one reply, a takeover in between.
@@ -117,6 +118,23 @@ fn as_client() {
     println!("all kept");
 }
 
+/// Not a test by itself: connections that speak when they are told to, in the client's network. A packet of theirs that
+/// nobody hears is repeated after ten seconds.
+#[test]
+fn as_client_that_is_told_to_speak() {
+    let Ok(address) = std::env::var(TOLD_CLIENT) else { return };
+    let o = Command::new("ip").args(["route", "change", "10.77.0.0/24", "dev", "eth0", "rto_min", "10s"]).output().unwrap();
+    assert!(o.status.success(), "{o:?}");
+    let mut conns: Vec<Redis> = (0..CONNECTIONS).map(|_| Redis::connect(&address)).collect();
+    conns.iter_mut().for_each(|c| c.expect("PING\r\n", &["+PONG"]));
+    println!("ready");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    let spoke = Instant::now();
+    conns.iter_mut().for_each(|c| c.send("PING\r\n"));
+    conns.iter_mut().for_each(|c| c.expect("", &["+PONG"]));
+    println!("answered after {} ms", spoke.elapsed().as_millis());
+}
+
 struct Rig(String);
 
 impl Rig {
@@ -126,9 +144,13 @@ impl Rig {
 
     /// A pair that stays one on a busy machine, and on a link where a lost frame is repeated after 200 ms and a round trip.
     fn up_patient(name: &str) -> (Self, String) {
-        let config = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(config.path(), "[limits]\nsilence_ms_max = 1000\n").unwrap();
-        Self::up_with(name, &["--config", config.path().to_str().unwrap()])
+        Self::up_as(name, "[limits]\nsilence_ms_max = 1000\n")
+    }
+
+    fn up_as(name: &str, config: &str) -> (Self, String) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), config).unwrap();
+        Self::up_with(name, &["--config", file.path().to_str().unwrap()])
     }
 
     fn up_with(name: &str, options: &[&str]) -> (Self, String) {
@@ -252,6 +274,31 @@ fn clients_keep_everything_when_the_guest_is_killed() {
 #[test]
 fn clients_keep_everything_when_the_engine_is_killed() {
     survives("engine", Some(("alpha", "kill-engine")), "beta");
+}
+
+/// What they said reached nobody, and they don't repeat it for ten seconds: that they are answered before is the tap's doing.
+#[test]
+fn clients_that_speak_into_an_outage_need_not_repeat_it_where_the_service_is_tapped() {
+    let (rig, address) = Rig::up_as("tap", "[service]\ntap = true\n[limits]\nsilence_ms_max = 400\n");
+    let mut c = rig.ft("exec");
+    c.args(["client", "--"]).arg(std::env::current_exe().unwrap());
+    c.args(["--exact", "as_client_that_is_told_to_speak", "--nocapture"]).env(TOLD_CLIENT, &address);
+    let mut client = c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(client.stdout.take().unwrap());
+    let mut line = String::new();
+    while line.trim() != "ready" {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "{:?}", client.wait_with_output());
+    }
+    rig.fault("alpha", "kill-host");
+    writeln!(client.stdin.take().unwrap()).unwrap();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    let o = client.wait_with_output().unwrap();
+    assert!(o.status.success(), "{rest}\n{}", String::from_utf8_lossy(&o.stderr));
+    let ms = rest.lines().find_map(|l| l.strip_prefix("answered after ")?.strip_suffix(" ms")).unwrap();
+    assert!(ms.parse::<u64>().unwrap() < 9_000, "answered after {ms} ms, when TCP repeated it");
+    assert_eq!(rig.primaries(), ["beta"]);
 }
 
 /// What the backup takes the primary's death for, with the primary's guard as it is or killed before.

@@ -28,6 +28,8 @@ use crate::link::{Keys, Link, LinkError, Listener, PrivateKey, PublicKey};
 use crate::logfile::{OsText, hex};
 use crate::probe::{self, Probe};
 use crate::start::{Error, Surroundings, exit_code_of, io_error, prepare_process, setup};
+use crate::tap::flood::Caller;
+use crate::tap::{self, TapError};
 use ft_log::codec::Writer;
 use ft_log::shared::role;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -45,6 +47,9 @@ use std::time::{Duration, Instant, SystemTime};
 const RETRY: Duration = Duration::from_millis(200);
 /// For one step of the start, once the other host is there.
 const STEP_MAX: Duration = Duration::from_secs(60);
+/// For the primary's frames to reach the backup's tap, and how often it looks.
+const FLOOD_MAX: Duration = Duration::from_secs(3);
+const FLOOD_EVERY: Duration = Duration::from_millis(20);
 /// For one answer of the arbiter; then it is asked again.
 const ARBITER_MAX: Duration = Duration::from_millis(1000);
 /// How long `ft` sleeps at most while it waits for its part.
@@ -487,6 +492,52 @@ fn start_both(link: &mut Link, s: &Surroundings, decider: &mut Decider, ends: &E
     Ok(())
 }
 
+/// Refuses, on both hosts, a network that does not flood.
+fn try_tap(link: &mut Link, world: &World, c: &Config, leads: bool, ends: &Ends) -> Result<(), Error> {
+    let shared = tap::shared_mac(&c.service.name);
+    let heard = match (world.tap(), &c.service.interface) {
+        (Some(tap), _) => {
+            let until = Instant::now() + FLOOD_MAX;
+            let mut heard = tap.hears_caller();
+            while !heard && Instant::now() < until {
+                std::thread::sleep(FLOOD_EVERY);
+                heard = tap.hears_caller();
+            }
+            link.send(kind::TAPPED, &[], &[heard.into()]);
+            link.flush()?;
+            heard
+        }
+        (None, Some(interface)) => {
+            let caller = Caller::open(interface, shared)?;
+            let until = Instant::now() + STEP_MAX;
+            let mut answer = None;
+            while answer.is_none() {
+                caller.call()?;
+                wait_link(link, ends, Instant::now() + FLOOD_EVERY)?;
+                link.on_ready()?;
+                link.recv(&mut |k, body| {
+                    if k == kind::TAPPED {
+                        answer = body.first().copied();
+                        return ControlFlow::Break(());
+                    }
+                    ControlFlow::Continue(())
+                })?;
+                if Instant::now() > until {
+                    return Err(Error::Refused("service.tap: the other host does not say whether it hears this one".into()));
+                }
+            }
+            answer == Some(1)
+        }
+        (None, None) => true,
+    };
+    if heard {
+        return Ok(());
+    }
+    let (speaker, listener) = if leads { (&c.host.name, &c.peer.name) } else { (&c.peer.name, &c.host.name) };
+    let mac = shared.map(|b| format!("{b:02x}")).join(":");
+    Err(TapError::Deaf { speaker: speaker.clone(), listener: listener.clone(), mac }.into())
+}
+
 /// This thread, on which heartbeats and leases depend, before others that want the processor. The guest is not of it.
 fn go_first() {
     const NICE: i32 = -10;
@@ -595,7 +646,10 @@ fn run_service(
         lag_max: Duration::from_millis(c.limits.lag_ms_max),
         peer: c.peer.name.clone(),
     };
-    let mut world = World::open(&c.service, settings.lease())?;
+    let mut world = World::open(&c.service, settings.lease(), !leads)?;
+    if let (Some(w), Some(l), true) = (&world, &mut link, c.service.tap) {
+        try_tap(l, w, c, leads, &ends)?;
+    }
     let mut notice = None;
     if let (Some(w), true) = (&mut world, link.is_some()) {
         let ready = if leads {
