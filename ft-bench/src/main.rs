@@ -1,14 +1,19 @@
 //! `ft-bench`: parses, calls, prints. Tables and progress for people go to stderr, one JSON line per run to stdout.
 
 mod calls;
+mod clients;
 mod demo;
 mod e2e;
+mod faults;
 mod load;
 mod lockstep;
 mod mix;
+mod outage;
 mod recording;
 mod resp;
+mod rig;
 mod service;
+mod tables;
 mod verify;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -30,8 +35,10 @@ enum Command {
     Lockstep(LockstepArgs),
     /// Show a host die under a loaded redis-server: what the other does, and what clients see of it.
     Demo(demo::DemoArgs),
-    /// The demonstration's clients: they know every write that was acknowledged.
-    DemoClient(verify::ClientArgs),
+    /// Faults of all kinds under load, drawn from a seed: nothing may be lost, doubled or reset, and only one host sends.
+    Faults(faults::FaultsArgs),
+    /// Clients that know every write that was acknowledged: what `demo` and `faults` run in the clients' network.
+    Verify(verify::ClientArgs),
     /// Measure redis bare, protected, and with a replica and WAIT 1, side by side in rigs on this machine.
     E2e(E2eArgs),
     /// Measure one system call: bare, trapped, and from a rewritten call site.
@@ -133,7 +140,23 @@ fn main() -> ExitCode {
         }
         Command::Load(a) => load(&a),
         Command::Demo(a) => demo::run(&a),
-        Command::DemoClient(a) => verify::run(&a),
+        Command::Faults(a) => faults::run(&a),
+        Command::Verify(a) => verify::run(&a),
+    }
+}
+
+/// Why a run ended early.
+fn stopped(e: &std::io::Error) -> ExitCode {
+    eprintln!("ft-bench: {e}");
+    let interrupted = e.kind() == std::io::ErrorKind::Interrupted;
+    if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::FAILURE }
+}
+
+fn check_root() -> std::io::Result<()> {
+    // SAFETY: no pointers.
+    match unsafe { libc::geteuid() } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::other("a rig needs root: namespaces and mounts")),
     }
 }
 
@@ -206,11 +229,7 @@ fn e2e(a: E2eArgs) -> ExitCode {
             }
             if results.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        Err(e) => {
-            eprintln!("ft-bench: {e}");
-            let interrupted = e.kind() == std::io::ErrorKind::Interrupted;
-            if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::FAILURE }
-        }
+        Err(e) => stopped(&e),
     }
 }
 

@@ -1,17 +1,13 @@
 //! What is compared, each alone in a rig of its own while it is measured.
 
-use super::child::Child;
 use super::plan::{FAULT_AFTER, Point, System};
-use super::rig::{Ft, Rig};
 use crate::load::Report;
+use crate::rig::child::{Child, Words};
+use crate::rig::{BACKUP, Ft, IN_MEMORY, PRIMARY, Rig, redis};
 use ft_runtime::pair::status::{Request, client};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const PORT: u16 = 6379;
-const PRIMARY: &str = "alpha";
-const BACKUP: &str = "beta";
 /// Where alpha is on the network of the pair: the replica comes over it, as the backup does.
 const LINK_ADDRESS: &str = "192.168.77.1";
 const LINK: &str = "link0";
@@ -37,17 +33,10 @@ pub struct Running {
     watched: Vec<(&'static str, i32)>,
 }
 
-fn redis(more: &[&str]) -> Vec<String> {
-    let port = PORT.to_string();
-    let common = ["redis-server", "--port", &port, "--bind", "0.0.0.0", "--protected-mode", "no", "--dir"];
-    let memory_only = ["/var/lib/redis", "--save", "", "--appendonly", "no"];
-    [&common[..], &memory_only, more].concat().into_iter().map(str::to_owned).collect()
-}
-
 impl Running {
-    pub fn start(system: System, ft: &Ft, name: &str) -> io::Result<Self> {
+    pub fn start(system: System, ft: &Ft) -> io::Result<Self> {
         let options: &[&str] = if system == System::Protected { &[] } else { &["--native"] };
-        let rig = Rig::up(ft, name, options, &redis(&[]))?;
+        let rig = Rig::up(ft, options, &redis(&IN_MEMORY), Words::Kept)?;
         let (mut replica, mut watched) = (None, Vec::new());
         let mut watch = |role, pid: Option<i32>| watched.extend(pid.map(|p| (role, p)));
         watch(SERVER, rig.pids(PRIMARY)?.guest);
@@ -59,14 +48,15 @@ impl Running {
                 watch(BACKUP_ENGINE, rig.pids(BACKUP)?.engine);
             }
             System::Replica => {
-                let master = ["--replicaof", LINK_ADDRESS, &PORT.to_string()].map(str::to_owned);
-                let command = [redis(&[]), master.to_vec()].concat();
-                replica = Some(rig.start(BACKUP, "the replica", &command)?);
+                let port = rig.service().port().to_string();
+                let master = ["--replicaof", LINK_ADDRESS, &port];
+                let command = redis(&[&IN_MEMORY[..], &master].concat());
+                replica = Some(rig.start(BACKUP, "the replica", &command, Words::Kept)?);
             }
         }
         let mut running = Self { _replica: replica, rig, system, ft: ft.clone(), watched };
         let fill = running.client(&["--fill"])?;
-        fill.finish(&running.ft.stop, FILL_MAX)?;
+        fill.finish(FILL_MAX)?;
         if let Some(r) = &running._replica {
             running.watched.push((BACKUP_SERVER, only_child(r.pid())?));
         }
@@ -75,14 +65,12 @@ impl Running {
 
     /// The load generator in the client's network.
     fn client(&self, options: &[&str]) -> io::Result<Child> {
-        let program = std::env::current_exe()?.into_os_string().into_string();
-        let program = program.map_err(|p| io::Error::other(format!("{} is no UTF-8", p.display())))?;
-        let mut command = vec![program, "load".into(), format!("{}:{PORT}", self.rig.up.address)];
+        let mut arguments = vec!["load".into(), self.rig.service().to_string()];
         if self.system == System::Replica {
-            command.extend(["--replicas".into(), "1".into()]);
+            arguments.extend(["--replicas".into(), "1".into()]);
         }
-        command.extend(options.iter().map(|o| (*o).to_owned()));
-        self.rig.start("client", "ft-bench load", &command)
+        arguments.extend(options.iter().map(|o| (*o).to_owned()));
+        self.rig.start_client(&arguments, Words::Kept)
     }
 
     fn start_load(&self, point: &Point, warm_up: Duration, window: Duration) -> io::Result<Child> {
@@ -103,14 +91,14 @@ impl Running {
         if self.system != System::Native {
             options.extend(["--link".into(), format!("{}:{LINK}", self.rig.pids(PRIMARY)?.init)]);
         }
-        if let Some(socket) = self.control() {
+        if let Some(socket) = self.rig.control(PRIMARY) {
             options.extend(["--engine".into(), socket.display().to_string()]);
         }
         self.client(&options.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     fn finish_load(&self, load: Child, time: Duration) -> io::Result<Report> {
-        let line = load.finish(&self.ft.stop, time + LOAD_EXTRA_MAX)?;
+        let line = load.finish(time + LOAD_EXTRA_MAX)?.concat();
         serde_json::from_str(&line).map_err(|e| io::Error::other(format!("what ft-bench load printed: {e}: {line}")))
     }
 
@@ -127,31 +115,19 @@ impl Running {
         self.finish_load(load, warm_up + window)
     }
 
-    fn control(&self) -> Option<&Path> {
-        self.rig.up.controls.get(PRIMARY).map(PathBuf::as_path)
-    }
-
     /// Is it still what was started? A pair may have broken under the load.
     pub fn check(&self) -> Result<(), String> {
-        let Some(control) = self.control() else { return Ok(()) };
+        let Some(control) = self.rig.control(PRIMARY) else { return Ok(()) };
         let line = client::ask_line(control, Request::Status).unwrap_or_else(|e| e.to_string());
         let now: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         if now["role"] == "primary" && now["state"] == "protected" {
             return Ok(());
         }
-        Err(format!("no longer protected: {}; {}", line.trim_end(), self.last_events()))
+        Err(format!("no longer protected: {}; {}", line.trim_end(), self.rig.last_events()))
     }
 
-    /// What the engines that live last said: for explaining a failure.
     pub fn last_events(&self) -> String {
-        const EACH: usize = 12;
-        let of_host = |(host, control): (&String, &PathBuf)| {
-            let asked = client::ask(control, Request::Events { after: 0, follow: false });
-            let lines: Vec<String> = asked.into_iter().flatten().map_while(Result::ok).collect();
-            let last = lines[lines.len().saturating_sub(EACH)..].join(" ");
-            format!("{host}: {last}")
-        };
-        self.rig.up.controls.iter().map(of_host).collect::<Vec<_>>().join("; ")
+        self.rig.last_events()
     }
 }
 
