@@ -1,5 +1,6 @@
 //! How long clients heard nothing, from what they saw themselves. Pure.
 
+use crate::load::Span;
 use crate::verify::Sample;
 
 /// Replies that were on their way still reach clients so long after the fault.
@@ -19,8 +20,13 @@ pub struct FirstByte {
 pub fn first_byte(fault_us: u64, samples: &[Sample]) -> Option<FirstByte> {
     let mut replies: Vec<u64> = samples.iter().map(Sample::answered_us).collect();
     replies.sort_unstable();
-    let silences = replies.windows(2).filter(|w| w[1] > fault_us && w[0] < fault_us + ON_THEIR_WAY_US);
-    silences.map(|w| FirstByte { at_us: w[1], silence_us: w[1] - w[0] }).max_by_key(|f| f.silence_us)
+    end_of_silence(fault_us, replies.windows(2).map(|w| Span { begin: w[0], end: w[1] }))
+}
+
+/// As `first_byte`, from the times in which no answer came.
+pub fn end_of_silence(fault_us: u64, silences: impl Iterator<Item = Span>) -> Option<FirstByte> {
+    let of_fault = silences.filter(|s| s.end > fault_us && s.begin < fault_us + ON_THEIR_WAY_US);
+    of_fault.map(|s| FirstByte { at_us: s.end, silence_us: s.length() }).max_by_key(|f| f.silence_us)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod table;
 use crate::load::Report;
 use crate::rig::child::Stop;
 use crate::rig::{self, Ft};
-use plan::{FAULT_POINT, FAULT_WINDOW, Plan, Point, System};
+use plan::{FAULT_AFTER, FAULT_POINT, FAULT_WINDOW, Plan, Point, System};
 use results::{Machine, Measured, Results, Takeover, compare};
 use std::collections::BTreeMap;
 use std::io;
@@ -143,15 +143,16 @@ impl Run {
         for fault in self.plan.faults.clone() {
             let what = format!("round {} of {rounds}, {fault:<11}", round + 1);
             let Some(r) = self.start(System::Protected, &what)? else { continue };
-            let measured = r.measure_fault(&FAULT_POINT, fault, self.warm_up, FAULT_WINDOW);
+            let measured = r.measure_fault(&[FAULT_POINT], fault, (self.warm_up, FAULT_AFTER, FAULT_WINDOW));
             self.ft.stop.check()?;
             match measured {
                 Err(e) => self.fail(&what, &e.to_string()),
-                Ok(report) => {
+                Ok((_, reports)) => {
+                    let [report] = <[Report; 1]>::try_from(reports).expect("one load was asked for");
                     let (silence, slowest) = (report.longest_silence_ms, report.latency_us.max / 1e3);
                     self.say(&format!("{what} silence {silence:>6.0} ms  slowest request {slowest:>6.0} ms"));
                     if is_bad(&report) || report.unanswered > 0 {
-                        self.fail(&what, &format!("{}; {}", trouble(&report), r.last_events()));
+                        self.fail(&what, &format!("{}; {}", trouble(&report), r.rig().last_events()));
                     }
                     self.takeovers.entry(fault).or_default().push(report);
                 }

@@ -1,9 +1,9 @@
 //! What is compared, each alone in a rig of its own while it is measured.
 
-use super::plan::{FAULT_AFTER, Point, System};
+use super::plan::{Point, System};
 use crate::load::Report;
 use crate::rig::child::{Child, Words};
-use crate::rig::{BACKUP, Ft, IN_MEMORY, PRIMARY, Rig, redis};
+use crate::rig::{BACKUP, Fault, Ft, IN_MEMORY, PRIMARY, Rig, redis};
 use ft_runtime::pair::status::{Request, client};
 use std::io;
 use std::time::Duration;
@@ -73,18 +73,21 @@ impl Running {
         self.rig.start_client(&arguments, Words::Kept)
     }
 
-    fn start_load(&self, point: &Point, warm_up: Duration, window: Duration) -> io::Result<Child> {
-        let mut options = vec![
-            "--connections".to_owned(),
-            point.connections.to_string(),
-            "--seconds".into(),
-            window.as_secs_f64().to_string(),
-            "--warm-up".into(),
-            warm_up.as_secs_f64().to_string(),
+    /// What the load generator is told of a point.
+    fn options(point: &Point, warm_up: Duration, window: Duration) -> Vec<String> {
+        let numbers = [
+            ("--connections", point.connections.to_string()),
+            ("--sets", point.sets.to_string()),
+            ("--seconds", window.as_secs_f64().to_string()),
+            ("--warm-up", warm_up.as_secs_f64().to_string()),
         ];
-        if let Some(rate) = point.rate {
-            options.extend(["--rate".into(), rate.to_string()]);
-        }
+        let rate = point.rate.map(|r| ("--rate", r.to_string()));
+        numbers.into_iter().chain(rate).flat_map(|(name, value)| [name.to_owned(), value]).collect()
+    }
+
+    /// Where to look for what it costs.
+    fn meters(&self) -> io::Result<Vec<String>> {
+        let mut options = Vec::new();
         for (role, pid) in &self.watched {
             options.extend(["--watch".into(), format!("{role}={pid}")]);
         }
@@ -94,25 +97,37 @@ impl Running {
         if let Some(socket) = self.rig.control(PRIMARY) {
             options.extend(["--engine".into(), socket.display().to_string()]);
         }
+        Ok(options)
+    }
+
+    fn start_load(&self, options: &[String]) -> io::Result<Child> {
         self.client(&options.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    fn finish_load(&self, load: Child, time: Duration) -> io::Result<Report> {
+    fn finish_load(load: Child, time: Duration) -> io::Result<Report> {
         let line = load.finish(time + LOAD_EXTRA_MAX)?.concat();
         serde_json::from_str(&line).map_err(|e| io::Error::other(format!("what ft-bench load printed: {e}: {line}")))
     }
 
     pub fn measure(&self, point: &Point, warm_up: Duration, window: Duration) -> io::Result<Report> {
-        let load = self.start_load(point, warm_up, window)?;
-        self.finish_load(load, warm_up + window)
+        let options = [Self::options(point, warm_up, window), self.meters()?].concat();
+        Self::finish_load(self.start_load(&options)?, warm_up + window)
     }
 
-    /// A load in which something happens to the primary.
-    pub fn measure_fault(&self, point: &Point, kind: &str, warm_up: Duration, window: Duration) -> io::Result<Report> {
-        let load = self.start_load(point, warm_up, window)?;
-        self.ft.stop.sleep(warm_up + FAULT_AFTER)?;
-        self.rig.fault(PRIMARY, kind)?;
-        self.finish_load(load, warm_up + window)
+    /// Loads under which something happens to the primary, `after` the last of them began. Nothing is metered: a host that
+    /// died can't be asked.
+    pub fn measure_fault(
+        &self,
+        points: &[Point],
+        kind: &str,
+        (warm_up, after, window): (Duration, Duration, Duration),
+    ) -> io::Result<(Fault, Vec<Report>)> {
+        let start = |p: &Point| self.start_load(&[Self::options(p, warm_up, window), vec!["--outage".into()]].concat());
+        let loads = points.iter().map(start).collect::<io::Result<Vec<_>>>()?;
+        self.ft.stop.sleep(warm_up + after)?;
+        let fault = self.rig.fault(PRIMARY, kind)?;
+        let reports = loads.into_iter().map(|l| Self::finish_load(l, warm_up + window));
+        Ok((fault, reports.collect::<io::Result<_>>()?))
     }
 
     /// Is it still what was started? A pair may have broken under the load.
@@ -126,8 +141,8 @@ impl Running {
         Err(format!("no longer protected: {}; {}", line.trim_end(), self.rig.last_events()))
     }
 
-    pub fn last_events(&self) -> String {
-        self.rig.last_events()
+    pub fn rig(&self) -> &Rig {
+        &self.rig
     }
 }
 

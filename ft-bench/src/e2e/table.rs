@@ -120,8 +120,8 @@ mod tests {
 
     #[test]
     fn tables_show_what_was_measured_and_what_was_not() {
-        let closed = Point { name: "closed-1", connections: 1, rate: None };
-        let open = Point { name: "open-9000", connections: 1, rate: Some(9000) };
+        let closed = Point { name: "closed-1", connections: 1, rate: None, sets: 50 };
+        let open = Point { name: "open-9000", connections: 1, rate: Some(9000), sets: 50 };
         let mut loads = vec![
             Measured::new(&closed, System::Native, vec![report(12_000.0, 100.0, 10.0)]),
             Measured::new(&closed, System::Protected, vec![report(6_000.0, 250.0, 12.0)]),

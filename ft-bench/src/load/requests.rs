@@ -1,4 +1,4 @@
-//! What is asked: half SET with values of 64 bytes, half GET, on 10,000 keys, in an order that is the same every time.
+//! What is asked: SET with values of 64 bytes, GET for the rest, on 10,000 keys, in an order that is the same every time.
 
 use super::replies::Reply;
 use crate::resp::{Arg, encode};
@@ -44,6 +44,7 @@ pub struct Requests {
     get: Template,
     set: Template,
     wait: Vec<u8>,
+    set_percent: u8,
     pub replicas: u32,
 }
 
@@ -79,8 +80,9 @@ impl Template {
 }
 
 impl Requests {
-    /// `replicas`: how many must have a write before it counts as answered.
-    pub fn new(replicas: u32) -> Self {
+    /// `set_percent`: how many of a hundred requests are SET. `replicas`: how many must have a write before it counts as
+    /// answered.
+    pub fn new(set_percent: u8, replicas: u32) -> Self {
         let mut wait = Vec::new();
         encode(&mut wait, &[&"WAIT", &replicas.to_string(), &"0"]);
         let value = "v".repeat(VALUE_BYTES);
@@ -89,6 +91,7 @@ impl Requests {
             get: Template::new("GET", None),
             set: Template::new("SET", Some(&value)),
             wait,
+            set_percent,
             replicas,
         }
     }
@@ -96,7 +99,7 @@ impl Requests {
     /// Adds one request of the mix.
     pub fn write(&mut self, out: &mut Vec<u8>) -> Kind {
         let key = self.random.u32(..KEYS);
-        if self.random.bool() {
+        if self.random.u8(..100) >= self.set_percent {
             self.get.write(out, key);
             return Kind::Get;
         }
@@ -120,18 +123,20 @@ mod tests {
     #[test]
     fn a_command_has_its_key() {
         let mut out = b"before".to_vec();
-        Requests::new(0).write_set(&mut out, 4321);
+        Requests::new(50, 0).write_set(&mut out, 4321);
         let value = "v".repeat(64);
         assert_eq!(out, format!("before*3\r\n$3\r\nSET\r\n$14\r\nkey:0000004321\r\n$64\r\n{value}\r\n").into_bytes());
     }
 
     #[test]
     fn half_are_writes_and_each_waits_for_its_replicas() {
-        let mut requests = Requests::new(1);
+        let mut requests = Requests::new(50, 1);
         let mut out = Vec::new();
         let kinds: Vec<Kind> = (0..10_000).map(|_| requests.write(&mut out)).collect();
         let writes = kinds.iter().filter(|k| **k == Kind::SetAndWait).count();
         assert!((4_800..5_200).contains(&writes), "{writes}");
+        let all = |percent| (0..100).map(|_| Requests::new(percent, 0).write(&mut Vec::new())).collect::<Vec<_>>();
+        assert!(all(100).iter().all(|k| *k == Kind::Set) && all(0).iter().all(|k| *k == Kind::Get));
         assert!(!kinds.contains(&Kind::Set));
         let waits = out.windows(4).filter(|w| w == b"WAIT").count();
         assert_eq!(waits, writes);
