@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// A reply that takes longer will not come.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The rest are RPUSH.
-const INCR_SHARE: f64 = 0.7;
+pub const INCR_SHARE: f64 = 0.7;
 /// Bytes of an item, beside its name; and the largest that is allowed.
 const ITEM_BYTES: [usize; 5] = [0, 10, 300, 5_000, 50_000];
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -150,6 +150,16 @@ impl Verdict {
         v.lost = (1..=acknowledged).filter(|n| !seen.contains_key(n)).count() as u64;
         v
     }
+}
+
+/// What is drawn from, each as often.
+fn item_bytes(max: usize) -> impl Iterator<Item = usize> {
+    ITEM_BYTES.into_iter().filter(move |b| *b < max).chain([max])
+}
+
+pub fn item_bytes_mean(max: u32) -> f64 {
+    let all: Vec<usize> = item_bytes(max as usize).collect();
+    all.iter().sum::<usize>() as f64 / all.len() as f64
 }
 
 fn item_name(conn: u32, n: u64) -> String {
@@ -373,8 +383,7 @@ impl Conn {
     }
 
     fn item_bytes(&mut self) -> usize {
-        let fit = ITEM_BYTES.iter().copied().filter(|b| *b < self.item_bytes_max);
-        let all: Vec<usize> = fit.chain([self.item_bytes_max]).collect();
+        let all: Vec<usize> = item_bytes(self.item_bytes_max).collect();
         *self.rng.choice(&all).expect("the largest is there")
     }
 

@@ -3,6 +3,7 @@
 //! Laws: systems alternate within each round and never run at the same time; a sample in which anything went wrong is
 //! a failure that is told, not a figure; what was made is taken down whatever happens.
 
+pub mod check;
 mod plan;
 mod results;
 mod system;

@@ -11,14 +11,17 @@ mod table;
 use crate::Format;
 use crate::rig::child::Stop;
 use crate::rig::{self, Ft};
-use case::Ended;
+pub use case::Ended;
 use clap::Args;
 use plan::Kind;
 use serde::Serialize;
 use std::io;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
+
+const EVIDENCE: &str = "/var/tmp/ft-bench-faults";
 
 #[derive(Args)]
 pub struct FaultsArgs {
@@ -35,7 +38,7 @@ pub struct FaultsArgs {
     #[arg(long, value_name = "K")]
     only_case: Option<u32>,
     /// Where logs and events of failed cases are kept.
-    #[arg(long, value_name = "DIR", default_value = "/var/tmp/ft-bench-faults")]
+    #[arg(long, value_name = "DIR", default_value = EVIDENCE)]
     evidence: PathBuf,
     /// `json`: one object with every case; the table goes to stderr.
     #[arg(short, long, default_value = "text")]
@@ -67,19 +70,23 @@ pub fn run(a: &FaultsArgs) -> ExitCode {
         Err(e) => return crate::usage(&e),
     };
     match a.campaign(&ft, &kinds) {
-        Ok(r) => {
-            let text = table::text(&r);
-            match a.output {
-                Format::Text => println!("{text}"),
-                Format::Json => {
-                    eprintln!("{text}");
-                    println!("{}", serde_json::to_string(&r).expect("plain numbers and text"));
-                }
-            }
-            if r.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
+        Ok(r) => crate::print(a.output, &table::text(&r), &r, r.ok),
         Err(e) => crate::stopped(&e),
     }
+}
+
+/// So many cases of all kinds; the first thing of a failed one to be said is how to run it again.
+pub fn campaign(ft: &Ft, seed: u64, count: u32) -> io::Result<Vec<Ended>> {
+    let all = Campaign { seed, kinds: &plan::KINDS, named: "", evidence: EVIDENCE.as_ref() };
+    all.run(ft, 0..count)
+}
+
+struct Campaign<'a> {
+    seed: u64,
+    kinds: &'a [Kind],
+    /// What `--kinds` was, if not all.
+    named: &'a str,
+    evidence: &'a Path,
 }
 
 impl FaultsArgs {
@@ -92,9 +99,19 @@ impl FaultsArgs {
             None => 0..self.count,
         };
         let started = Instant::now();
+        let named = self.kinds.join(",");
+        let cases = Campaign { seed, kinds, named: &named, evidence: &self.evidence }.run(ft, numbers)?;
+        Ok(Results { ok: cases.iter().all(|c| c.ok), seed, seconds: started.elapsed().as_secs_f64(), cases })
+    }
+}
+
+impl Campaign<'_> {
+    fn run(&self, ft: &Ft, numbers: Range<u32>) -> io::Result<Vec<Ended>> {
+        let seed = self.seed;
+        let started = Instant::now();
         let mut cases = Vec::new();
         for number in numbers {
-            let case = plan::case(seed, kinds, number);
+            let case = plan::case(seed, self.kinds, number);
             let evidence = self.evidence.join(format!("seed{seed}-case{number}-{}", case.kind.name.replace(':', "-")));
             let ended = case::run(ft, &case, &evidence)?;
             let silence = ended.silence_ms.map_or_else(String::new, |ms| format!("  silence {ms:>6.1} ms"));
@@ -104,12 +121,12 @@ impl FaultsArgs {
             eprintln!("{at:5.0} s  case {number:>4}  {:<22} {verdict:<7}{writes:>7} writes{silence}", ended.kind);
             if !ended.ok {
                 ended.failures.iter().for_each(|f| eprintln!("         {f}"));
-                let only = if self.kinds.is_empty() { String::new() } else { format!(" --kinds {}", self.kinds.join(",")) };
+                let only = if self.named.is_empty() { String::new() } else { format!(" --kinds {}", self.named) };
                 eprintln!("         again: ft-bench faults --seed {seed}{only} --only-case {number}");
                 eprintln!("         logs: {}", evidence.display());
             }
             cases.push(ended);
         }
-        Ok(Results { ok: cases.iter().all(|c| c.ok), seed, seconds: started.elapsed().as_secs_f64(), cases })
+        Ok(cases)
     }
 }

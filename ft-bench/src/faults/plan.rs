@@ -1,6 +1,7 @@
 //! What happens in each case: drawn from the seed, so that a case can be run again alone. Pure.
 
 use crate::clients::Load;
+use crate::verify;
 use fastrand::Rng;
 use std::time::Duration;
 
@@ -84,8 +85,11 @@ const LASTS_MAX: Duration = Duration::from_millis(1400);
 /// The load goes on so long after the last thing that happens: clients' retransmission timers have run out by then.
 const AFTERWARDS: Duration = Duration::from_millis(1500);
 /// Bytes that are written per second, at most: what is in the lists is read back in the end.
-const BYTES_PER_SECOND_MAX: u32 = 8_000_000;
-const RPUSH_SHARE: f64 = 0.3;
+const BYTES_PER_SECOND_MAX: f64 = 8e6;
+const RPUSH_SHARE: f64 = 1.0 - verify::INCR_SHARE;
+/// Of writes per second, where the largest rate would be outside of it.
+const RATE: std::ops::Range<u32> = 200..4_000;
+const PIPELINES_PER_SECOND: u32 = 100;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Case {
@@ -121,15 +125,15 @@ pub fn case(seed: u64, kinds: &[Kind], number: u32) -> Case {
     let heal_at = kind.heal.map(|_| fault_at + between(&mut r, LASTS_MIN, LASTS_MAX));
     let end = heal_at.unwrap_or(fault_at) + AFTERWARDS;
     let item_bytes_max = *r.choice([10, 300, 5_000, 50_000, 500_000].iter()).expect("there are some");
-    // Sizes below the largest are drawn as often as that.
-    let mean_bytes = (f64::from(item_bytes_max) * RPUSH_SHARE).max(1.0);
-    let rate_max = (f64::from(BYTES_PER_SECOND_MAX) / mean_bytes).clamp(50.0, 4_000.0) as u32;
+    let rate_max = (BYTES_PER_SECOND_MAX / (RPUSH_SHARE * verify::item_bytes_mean(item_bytes_max))) as u32;
+    let rate = r.u32(RATE.start / 2..=rate_max.clamp(RATE.start, RATE.end));
     let load = Load {
         seconds: end.as_secs_f64(),
         conns: r.u32(1..=60),
         idle: r.u32(0..=30),
-        rate: r.u32(rate_max / 4..=rate_max),
-        depth_max: *r.choice([1, 4, 16, 64].iter()).expect("there are some"),
+        rate,
+        // Pipelines follow each other closely enough to see a pause of some ten milliseconds.
+        depth_max: (*r.choice([1, 4, 16, 64].iter()).expect("there are some")).min(rate / PIPELINES_PER_SECOND).max(1),
         item_bytes_max,
         seed: r.u64(..),
     };
@@ -179,8 +183,8 @@ mod tests {
             let c = case(n.into(), &KINDS, n);
             let last = c.heal_at.unwrap_or(c.fault_at);
             assert!(c.load.seconds >= (last + AFTERWARDS).as_secs_f64() - 1e-6);
-            let bytes = f64::from(c.load.rate) * RPUSH_SHARE * f64::from(c.load.item_bytes_max);
-            assert!(bytes <= f64::from(BYTES_PER_SECOND_MAX) * 1.01, "{c:?}");
+            let bytes = f64::from(c.load.rate) * RPUSH_SHARE * verify::item_bytes_mean(c.load.item_bytes_max);
+            assert!(bytes <= BYTES_PER_SECOND_MAX && c.load.depth_max >= 1, "{c:?}");
             assert_eq!(c.heal_at.is_some(), c.kind.heal.is_some());
         }
     }
