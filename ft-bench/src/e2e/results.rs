@@ -226,6 +226,7 @@ pub mod samples {
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::MIXED;
     use super::*;
     use samples::report;
 
@@ -238,7 +239,7 @@ mod tests {
 
     #[test]
     fn figures_are_per_request_and_against_native() {
-        let point = Point { name: "open", connections: 1, rate: Some(1000), sets: 50 };
+        let point = Point { name: "open", connections: 1, rate: Some(1000), asks: MIXED };
         let native = Measured::new(&point, System::Native, vec![report(1000.0, 100.0, 10.0)]);
         let slower = vec![report(500.0, 300.0, 20.0), report(400.0, 500.0, 30.0), report(510.0, 300.0, 20.0)];
         let mut all = [native, Measured::new(&point, System::Protected, slower)];
@@ -253,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_has_no_figures() {
-        let point = Point { name: "closed", connections: 1, rate: None, sets: 50 };
+        let point = Point { name: "closed", connections: 1, rate: None, asks: MIXED };
         let mut all = [Measured::new(&point, System::Protected, vec![])];
         compare(&mut all);
         assert!(all[0].figures.is_none() && all[0].times_native.is_none());

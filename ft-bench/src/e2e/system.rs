@@ -1,6 +1,6 @@
 //! What is compared, each alone in a rig of its own while it is measured.
 
-use super::plan::{Point, System};
+use super::plan::{Asks, Point, System};
 use crate::load::Report;
 use crate::rig::child::{Child, Words};
 use crate::rig::{BACKUP, Fault, Ft, IN_MEMORY, PRIMARY, Rig, redis};
@@ -35,8 +35,14 @@ pub struct Running {
 
 impl Running {
     pub fn start(system: System, ft: &Ft) -> io::Result<Self> {
+        Self::start_with(system, ft, &[])
+    }
+
+    /// `more`: options of redis.
+    pub fn start_with(system: System, ft: &Ft, more: &[&str]) -> io::Result<Self> {
+        let own = [&IN_MEMORY[..], more].concat();
         let options: &[&str] = if system == System::Protected { &[] } else { &["--native"] };
-        let rig = Rig::up(ft, options, &redis(&IN_MEMORY), Words::Kept)?;
+        let rig = Rig::up(ft, options, &redis(&own), Words::Kept)?;
         let (mut replica, mut watched) = (None, Vec::new());
         let mut watch = |role, pid: Option<i32>| watched.extend(pid.map(|p| (role, p)));
         watch(SERVER, rig.pids(PRIMARY)?.guest);
@@ -50,7 +56,7 @@ impl Running {
             System::Replica => {
                 let port = rig.service().port().to_string();
                 let master = ["--replicaof", LINK_ADDRESS, &port];
-                let command = redis(&[&IN_MEMORY[..], &master].concat());
+                let command = redis(&[&own[..], &master].concat());
                 replica = Some(rig.start(BACKUP, "the replica", &command, Words::Kept)?);
             }
         }
@@ -77,7 +83,10 @@ impl Running {
     fn options(point: &Point, warm_up: Duration, window: Duration) -> Vec<String> {
         let numbers = [
             ("--connections", point.connections.to_string()),
-            ("--sets", point.sets.to_string()),
+            match point.asks {
+                Asks::Sets(percent) => ("--sets", percent.to_string()),
+                Asks::Held(ms) => ("--held", ms.to_string()),
+            },
             ("--seconds", window.as_secs_f64().to_string()),
             ("--warm-up", warm_up.as_secs_f64().to_string()),
         ];

@@ -114,14 +114,14 @@ pub fn text(r: &Results) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{Point, System};
+    use super::super::plan::{MIXED, Point, System};
     use super::super::results::{Machine, compare, samples::report};
     use super::*;
 
     #[test]
     fn tables_show_what_was_measured_and_what_was_not() {
-        let closed = Point { name: "closed-1", connections: 1, rate: None, sets: 50 };
-        let open = Point { name: "open-9000", connections: 1, rate: Some(9000), sets: 50 };
+        let closed = Point { name: "closed-1", connections: 1, rate: None, asks: MIXED };
+        let open = Point { name: "open-9000", connections: 1, rate: Some(9000), asks: MIXED };
         let mut loads = vec![
             Measured::new(&closed, System::Native, vec![report(12_000.0, 100.0, 10.0)]),
             Measured::new(&closed, System::Protected, vec![report(6_000.0, 250.0, 12.0)]),

@@ -62,6 +62,9 @@ pub struct LoadArgs {
     /// How many of a hundred requests are SET; the others are GET.
     #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(..=100))]
     pub sets: u8,
+    /// Ask what the server answers after 1 to so many milliseconds (BLPOP), and nothing else.
+    #[arg(long, value_name = "MS")]
+    pub held: Option<u32>,
     /// Report when no answer came, and which requests waited: a host is going to die.
     #[arg(long)]
     pub outage: bool,
@@ -227,7 +230,7 @@ impl Load {
                 Some(r) => Pace::Open { schedule: Schedule::new(r), next: 0 },
                 None => Pace::Closed,
             },
-            requests: Requests::new(args.sets, args.replicas),
+            requests: args.held.into_iter().fold(Requests::new(args.sets, args.replicas), Requests::held),
             tally: Tally::new(args.outage),
             meter: Meter { processes: args.watch.clone(), link: args.link.clone(), engine: args.engine.clone() },
             started: Instant::now(),

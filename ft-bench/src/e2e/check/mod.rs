@@ -5,7 +5,7 @@
 mod lines;
 mod memory;
 
-use super::plan::{Point, System};
+use super::plan::{Asks, MIXED, Point, System};
 use super::results::Machine;
 use super::system::{ENGINE, Running, SERVER};
 use super::{is_bad, trouble};
@@ -53,17 +53,20 @@ struct Sample {
     report: Report,
 }
 
-const CLOSED_1: Point = Point { name: "closed-1", connections: 1, rate: None, sets: 50 };
-const CLOSED_50: Point = Point { name: "closed-50", connections: 50, rate: None, sets: 50 };
-const SET_20000: Point = Point { name: "set-20000", connections: 50, rate: Some(20_000), sets: 100 };
-const SET_80000: Point = Point { name: "set-80000", connections: 50, rate: Some(80_000), sets: 100 };
+const CLOSED_1: Point = Point { name: "closed-1", connections: 1, rate: None, asks: MIXED };
+const CLOSED_50: Point = Point { name: "closed-50", connections: 50, rate: None, asks: MIXED };
+const SET_20000: Point = Point { name: "set-20000", connections: 50, rate: Some(20_000), asks: Asks::Sets(100) };
+const SET_80000: Point = Point { name: "set-80000", connections: 50, rate: Some(80_000), asks: Asks::Sets(100) };
 /// Of a rate, before its figures are those of another one.
 const REACHED: f64 = 0.98;
 
-/// All of whose connections wait for an answer when the host dies, so that nobody asks anew before one has come.
-const WAITING: Point = CLOSED_50;
+/// When the host dies the server has a request of each of these and has not answered it; nobody asks anew before the answer
+/// has come. What falls due during the outage is answered when the backup leads.
+const WAITING: Point = Point { name: "held-50", connections: 50, rate: None, asks: Asks::Held(40) };
+/// The server looks for what is due so often per second.
+const HZ: [&str; 2] = ["--hz", "500"];
 /// Clients that go on speaking.
-const SPEAKING: Point = Point { name: "open-500", connections: 20, rate: Some(500), sets: 50 };
+const SPEAKING: Point = Point { name: "open-500", connections: 20, rate: Some(500), asks: MIXED };
 const FAULT_WARM_UP: Duration = Duration::from_millis(200);
 const FAULT_AFTER: Duration = Duration::from_millis(300);
 /// Long enough for the second repetition of a client's TCP.
@@ -155,9 +158,9 @@ pub fn text(r: &Results) -> String {
 const NOTES: &str = "\
 Ratios and differences are against the bare server in the same round; measured is their median, p99 excepted. CPU: user and
 kernel time of the processes; the kernel charges packet processing to whoever runs at that moment. First byte: from just before
-the fault until a client has the first answer of the backup, where 50 clients were waiting and none asked anew. Speaking:
-requests that were due between the fault and that moment, from then until they were answered. Memory: of the host that takes
-more.";
+the fault until a client has the first answer of the backup, where the server held requests of 50 clients that fell due
+meanwhile (BLPOP; it looks every 2 ms) and none asked anew. Speaking: requests that were meant to be sent between the fault and
+that moment and waited 1 ms or longer. Memory: resident, of the host that takes more.";
 
 fn patched(ft: &Ft) -> io::Result<Vec<f64>> {
     let program = std::env::current_exe()?.with_file_name(PATCHED_CALL);
@@ -234,7 +237,7 @@ impl Run<'_> {
 
     /// A fresh pair's primary is lost: the time to the first byte of the backup, and what those waited who spoke meanwhile.
     fn take_over(&self, kind: &str) -> io::Result<(f64, Vec<f64>)> {
-        let running = Running::start(System::Protected, self.ft)?;
+        let running = Running::start_with(System::Protected, self.ft, &HZ)?;
         let times = (FAULT_WARM_UP, FAULT_AFTER, FAULT_WINDOW);
         let (fault, reports) = running.measure_fault(&[WAITING, SPEAKING], kind, times)?;
         let serves = running.rig().host(BACKUP)?;
