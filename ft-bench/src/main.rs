@@ -7,12 +7,14 @@ mod e2e;
 mod faults;
 mod load;
 mod lockstep;
+mod memory;
 mod mix;
 mod outage;
 mod recording;
 mod resp;
 mod rig;
 mod service;
+mod soak;
 mod tables;
 mod verify;
 
@@ -37,6 +39,10 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Faults of all kinds under load, drawn from a seed: nothing may be lost, doubled or reset, and only one host sends.
     Faults(faults::FaultsArgs),
+    /// A pair under mixed load for long: no divergence, no takeover, no leak, no event.
+    Soak(soak::SoakArgs),
+    #[command(hide = true)]
+    Mix(soak::MixArgs),
     /// Clients that know every write that was acknowledged: what `demo` and `faults` run in the clients' network.
     Verify(verify::ClientArgs),
     /// Measure redis bare, protected, and with a replica and WAIT 1, side by side in rigs on this machine.
@@ -150,6 +156,8 @@ fn main() -> ExitCode {
         Command::Load(a) => load(&a),
         Command::Demo(a) => demo::run(&a),
         Command::Faults(a) => faults::run(&a),
+        Command::Soak(a) => soak::run(&a),
+        Command::Mix(a) => soak::mix(&a),
         Command::Verify(a) => verify::run(&a),
     }
 }

@@ -139,6 +139,10 @@ impl Child {
         io::Error::new(io::ErrorKind::TimedOut, what)
     }
 
+    pub fn is_at_work(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// How it ended; `None` if that moment has come.
     pub fn wait_until(&mut self, until: Instant) -> io::Result<Option<ExitStatus>> {
         loop {
@@ -166,13 +170,13 @@ impl Child {
     }
 
     fn end(&mut self) {
-        if !matches!(self.child.try_wait(), Ok(None)) {
+        if !self.is_at_work() {
             return;
         }
         // SAFETY: no pointers; our child, not yet waited for.
         unsafe { libc::kill(self.pid(), libc::SIGTERM) };
         let end = Instant::now() + END_MAX;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+        while self.is_at_work() && Instant::now() < end {
             std::thread::sleep(POLL);
         }
         // One that can't be ended is removed with the rig.

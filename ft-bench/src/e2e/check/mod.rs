@@ -3,7 +3,6 @@
 //! Laws: a ratio or a difference is of two samples of one round; what could not be measured meets nothing.
 
 mod lines;
-mod memory;
 
 use super::plan::{Asks, MIXED, Point, System};
 use super::results::Machine;
@@ -12,12 +11,12 @@ use super::{is_bad, trouble};
 use crate::clients::{Clients, Load};
 use crate::faults;
 use crate::load::{Report, Span};
+use crate::memory::{self, Memory};
 use crate::outage;
 use crate::rig::child::{Child, Words};
 use crate::rig::{self, BACKUP, Ft, IN_MEMORY, PRIMARY, Rig, redis};
 use ft_runtime::config::Limits;
 use lines::{Demand, Line};
-use memory::Memory;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io;

@@ -16,6 +16,8 @@ pub struct Memory {
     pub shim: u64,
     /// All of the engine but the rings, files that it has mapped included.
     pub engine: u64,
+    /// The rest of the server's process: what it would be without `ft`.
+    pub guest: u64,
 }
 
 /// A mapping, as the kernel describes it.
@@ -34,9 +36,12 @@ pub fn of(guest: i32, engine: i32) -> io::Result<Memory> {
     let rings = rings.ok_or_else(|| io::Error::other(format!("process {guest} maps no rings")))?;
     let file = format!("/proc/{guest}/map_files/{:x}-{:x}", rings.range.start, rings.range.end);
     let ring_bytes = fs::metadata(&file).map_err(|e| io::Error::new(e.kind(), format!("{file}: {e}")))?.blocks() * 512;
-    let shim: u64 = guest_maps.iter().filter(|m| is_shim(m)).map(|m| m.resident).sum();
-    let own = engine_maps.iter().filter(|m| m.name != rings.name);
-    Ok(Memory { shim: shim + ring_bytes, engine: own.map(|m| m.resident).sum() })
+    let sum = |maps: &[Mapping], which: &dyn Fn(&&Mapping) -> bool| maps.iter().filter(which).map(|m| m.resident).sum::<u64>();
+    Ok(Memory {
+        shim: sum(&guest_maps, &|m| is_shim(m)) + ring_bytes,
+        engine: sum(&engine_maps, &|m| m.name != rings.name),
+        guest: sum(&guest_maps, &|m| !is_shim(m) && m.name != rings.name),
+    })
 }
 
 /// What is mapped for the shim, rings excepted. A guest's own code comes from files; code that does not is stubs.
