@@ -5,7 +5,7 @@
 mod lines;
 
 use super::plan::{Asks, MIXED, Point, System};
-use super::results::Machine;
+use super::results::{Machine, Spread};
 use super::system::{ENGINE, Running, SERVER};
 use super::{is_bad, trouble};
 use crate::clients::{Clients, Load};
@@ -339,10 +339,10 @@ impl Run<'_> {
         for (point, bar) in [(CLOSED_50, 32.0), (CLOSED_1, 96.0)] {
             let each = |r: &Report, bytes: u64| bytes as f64 / r.requests.max(1) as f64;
             let over = self.own(&point, |r| Some(each(r, r.usage.log_bytes?) - each(r, r.request_bytes)));
-            let link = Line::median("", "", Demand::at_most(0.0), &self.own(&point, |r| Some(each(r, r.usage.link_bytes?))));
-            let asked = Line::median("", "", Demand::at_most(0.0), &self.own(&point, |r| Some(each(r, r.request_bytes))));
+            let link = median(self.own(&point, |r| Some(each(r, r.usage.link_bytes?))));
+            let asked = median(self.own(&point, |r| Some(each(r, r.request_bytes))));
             let what = format!("log bytes over the request's, {} connection(s)", point.connections);
-            let note = match (asked.measured, link.measured) {
+            let note = match (asked, link) {
                 (Some(a), Some(l)) => format!("request {a:.0}, link {l:.0}"),
                 _ => String::new(),
             };
@@ -355,8 +355,7 @@ impl Run<'_> {
     fn at_rate(&self, line: Line, point: &Point) -> Line {
         let wanted = f64::from(point.rate.unwrap_or_default());
         let reached = |r: &Report| Some(r.requests_per_second / wanted);
-        let of_pair = Line::median("", "", Demand::at_most(0.0), &self.own(point, reached)).measured;
-        match of_pair {
+        match median(self.own(point, reached)) {
             Some(share) if share < REACHED => line.void(&format!("only {:.0}/s were reached", share * wanted)),
             _ => line,
         }
@@ -384,6 +383,10 @@ impl Run<'_> {
         }
         lines
     }
+}
+
+fn median(values: Vec<f64>) -> Option<f64> {
+    Spread::of(values).map(|s| s.median)
 }
 
 fn campaign_line(cases: &[faults::Ended]) -> Line {
