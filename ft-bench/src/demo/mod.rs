@@ -162,11 +162,13 @@ impl DemoArgs {
         let fault = rig.fault(&victim, self.fault.name())?;
         let tally = clients.finish(progress)?;
         let fault_us = fault.at_us();
-        let first = outage::first_byte(fault_us, &tally.samples);
+        let events = rig.events(&survivor);
+        let first = outage::first_byte(fault_us, outage::restored_us(fault_us, &events), &tally.samples);
         let survivor_now = rig.host(&survivor)?;
         let ran = Ran {
             fault: self.fault.name().into(),
-            timeline: timeline::timeline(fault_us, &rig.events(&survivor), first),
+            timeline: timeline::timeline(fault_us, &events, first),
+            back_ms: first.map(|f| (f.at_us - fault_us) as f64 / 1e3),
             victim,
             survivor,
             fault_us,
@@ -181,12 +183,11 @@ impl DemoArgs {
             "redis-server under ft: {} connections, {} writes a second, {} lost",
             self.conns, self.rate, tally.verdict.lost
         );
-        let first = outage::first_byte(ran.fault_us, &tally.samples);
         let chart = Chart {
             title: &title,
             fault_us: ran.fault_us,
             fault: &format!("{} on {}", ran.fault, ran.victim),
-            back_ms: first.map(|f| (f.at_us - ran.fault_us) as f64 / 1e3),
+            back_ms: ran.back_ms,
             samples: &tally.samples,
         };
         chart.write(path).map_err(io::Error::other)

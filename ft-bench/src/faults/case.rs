@@ -227,7 +227,8 @@ fn judge(case: &Case, seen: &Seen) -> Ended {
     if case.kind.outcome == Outcome::TakenOver && (detected.is_none() || live.is_none()) {
         failures.push(format!("{BACKUP} did not note how it took over"));
     }
-    let silence = fault_us.and_then(|f| outage::first_byte(f, &t.samples)).map(|f| f.silence_us as f64 / 1e3);
+    let first = fault_us.and_then(|f| outage::first_byte(f, outage::restored_us(f, &seen.survivor_events), &t.samples));
+    let silence = first.map(|f| f.silence_us as f64 / 1e3);
     Ended {
         number: case.number,
         kind: case.kind.name,

@@ -249,8 +249,10 @@ impl Run<'_> {
         let [waiting, speaking] = &reports[..] else { unreachable!("two loads were asked for") };
         let spans = |r: &Report, f: fn(&crate::load::Outage) -> &Vec<Span>| r.outage.as_ref().map(f).cloned().unwrap_or_default();
         let silences = spans(waiting, |o| &o.silences).into_iter();
-        let first = outage::end_of_silence(fault_us, silences)
-            .ok_or_else(|| io::Error::other("no client noticed anything: no silence began with the fault"))?;
+        let restored = outage::restored_us(fault_us, &running.rig().events(BACKUP));
+        let restored = restored.ok_or_else(|| io::Error::other(format!("{BACKUP} did not note how it took over")))?;
+        let first = outage::end_of_silence(fault_us, Some(restored), silences)
+            .ok_or_else(|| io::Error::other("clients were answered while nobody could have answered"))?;
         let meanwhile = |s: &Span| (fault_us..first.at_us).contains(&s.begin);
         let spoke = spans(speaking, |o| &o.waits).into_iter().filter(meanwhile).map(|s| s.length() as f64 / 1e3);
         Ok(((first.at_us - fault_us) as f64 / 1e3, spoke.collect()))
