@@ -166,7 +166,7 @@ impl Show {
 pub fn prepare_process() -> Result<OwnedFd, Error> {
     // SAFETY: prctl with integers. Children whose parent in the guest ended come to us and are reaped.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
-    sys::raise_descriptor_limit();
+    sys::provide_descriptors();
     sys::catch_signals().map_err(io_error("catching signals"))
 }
 

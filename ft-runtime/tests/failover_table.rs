@@ -281,6 +281,7 @@ fn events() -> Vec<(&'static str, Happen)> {
         at("LinkUp", Event::LinkUp),
         at("LinkDown Closed", Event::LinkDown(LinkEnd::Closed)),
         at("LinkDown Lost", Event::LinkDown(LinkEnd::Lost)),
+        at("PeerDead", Event::PeerDead),
         at("HeartbeatSeen", Event::HeartbeatSeen { service_ok: true }),
         at("HeartbeatSeen, would not serve", Event::HeartbeatSeen { service_ok: false }),
         at("Hello Empty", hello(Role::Empty { prefers: Preferred::Backup }, 0)),

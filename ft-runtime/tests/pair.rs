@@ -245,6 +245,29 @@ fn clients_keep_everything_when_the_engine_is_killed() {
     survives("engine", Some(("alpha", "kill-engine")), "beta");
 }
 
+/// What the backup takes the primary's death for, with the primary's guard as it is or killed before.
+fn takes_a_killed_engine_for(name: &str, guarded: bool, said: &str) {
+    let (rig, _) = Rig::up_patient(name);
+    if !guarded {
+        let o = rig.ft("exec").args(["alpha", "--", "sh", "-c", "kill -9 $(pgrep -x ft-guard)"]).output().unwrap();
+        assert!(o.status.success(), "{o:?}");
+    }
+    rig.fault("alpha", "kill-engine");
+    rig.wait_until(|r| r.primaries() == ["beta"]);
+    let events = rig.events("beta");
+    assert!(events.contains(&format!("taking over, term 2: {said}")), "{events}");
+}
+
+#[test]
+fn the_guard_of_a_killed_engine_tells_the_backup() {
+    takes_a_killed_engine_for("guard", true, "the primary's engine died");
+}
+
+#[test]
+fn without_its_guard_a_killed_engines_lease_is_waited_for() {
+    takes_a_killed_engine_for("unguard", false, "the primary closed the link");
+}
+
 #[test]
 fn clients_keep_everything_when_the_host_is_killed() {
     survives("host", Some(("alpha", "kill-host")), "beta");

@@ -5,13 +5,14 @@ use ft_runtime::link::PrivateKey;
 use ft_runtime::failover::arbiter::witness::command as witness;
 use ft_runtime::record::{self, Record};
 use ft_runtime::config::Config;
+use ft_runtime::pair::guard;
 use ft_runtime::pair::status::command::{EventsArgs, ForceArgs, StatusArgs};
 use ft_runtime::replay::Replay;
 use ft_runtime::rig::cli::Rig;
 use ft_runtime::start::{EXIT_FT, Error, Show};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::exit;
 use tracing_subscriber::EnvFilter;
@@ -42,6 +43,9 @@ enum Command {
     Keygen(Keygen),
     /// Keep, on a third machine, the record of who serves: the vote that decides between two hosts.
     Witness(WitnessArgs),
+    /// What an engine starts beside itself.
+    #[command(name = guard::SUBCOMMAND, hide = true)]
+    Guard { from: IpAddr, peer: SocketAddr },
     /// A pair of hosts on this one machine, to try, test and measure a server.
     #[command(subcommand)]
     Rig(Rig),
@@ -184,6 +188,7 @@ fn run(cli: Cli) -> Result<i32, Error> {
             said.map_err(|source| Error::Io { what: "printing the public key".into(), source })?;
             Ok(0)
         }
+        Command::Guard { from, peer } => guard::run(from, peer),
         Command::Witness(w) => {
             let witness = witness::Command { listen: w.listen, state: w.state, key: w.key, no_key: w.no_key };
             match witness.run() {

@@ -1,5 +1,7 @@
 //! System calls without a safe wrapper at hand. Thin: no decisions here.
 
+use ft_log::shared::GUEST_FDS_MAX;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -84,17 +86,29 @@ pub fn set_option_bytes(socket: BorrowedFd, level: i32, name: i32, value: &[u8])
 }
 
 /// Raises the descriptor limit of this process as far as it goes. What it can't have shows later as EMFILE.
-pub fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+///
+/// And has the kernel make its table of them large now. One that grows as they come, at 64, 128, 256, waits each time for
+/// every processor if the process has threads, 10 ms and more: in the middle of a takeover.
+pub fn provide_descriptors() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let most = hard.max(DESCRIPTORS_MAX);
         if setrlimit(Resource::RLIMIT_NOFILE, most, most).is_err() {
             let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
         }
     }
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(DESCRIPTORS_READY, |(soft, _)| soft.min(DESCRIPTORS_READY));
+    // SAFETY: duplicates stderr and closes the duplicate, which nobody else knows.
+    unsafe {
+        let highest = libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, limit as i32 - 1);
+        if highest >= 0 {
+            libc::close(highest);
+        }
+    }
 }
 
 const DESCRIPTORS_MAX: u64 = 1 << 17;
+/// More than a guest has, and the engine beside.
+const DESCRIPTORS_READY: u64 = 2 * GUEST_FDS_MAX as u64;
 
 /// Signals that `ft` itself gets and hands to the guest.
 pub const FORWARDED: [Signal; 6] =

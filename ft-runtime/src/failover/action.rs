@@ -154,6 +154,8 @@ pub enum ClaimCause {
     LinkClosed,
     LinkLost,
     Silence,
+    /// The primary's engine is dead, and its guard has shut the gate.
+    EngineDied,
     /// The primary asked for it, and said why.
     Yielded(Option<Yield>),
     /// The primary is back without its state.
@@ -211,6 +213,7 @@ impl fmt::Display for ClaimCause {
             Self::LinkClosed => "the primary closed the link",
             Self::LinkLost => "the link is lost",
             Self::Silence => "the primary is silent",
+            Self::EngineDied => "the primary's engine died",
             Self::Yielded(None) => "the primary handed over",
             Self::Yielded(Some(why)) => return write!(f, "the primary handed over: {why}"),
             Self::PeerRestarted => "the primary came back without its state",

@@ -22,6 +22,8 @@ pub enum Event {
         service_ok: bool,
     },
     Peer(Message),
+    /// The peer's engine is dead and its gate is shut: its guard, which outlived it, has said so.
+    PeerDead,
     /// The backup acknowledges, but too far behind the log, for longer than the configuration allows.
     PeerLags,
     /// The peer, not yet in sync, holds the log to within reach of its end.

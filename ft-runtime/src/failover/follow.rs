@@ -87,6 +87,7 @@ impl Step for Following {
                 cx.cancel(Timer::HeadStart);
                 listen(cx);
             }
+            Event::PeerDead => return self.claim(cx, ClaimCause::EngineDied, PeerLease::Out),
             Event::LinkDown(LinkEnd::Closed) => return self.claim(cx, ClaimCause::LinkClosed, PeerLease::Running),
             Event::LinkDown(LinkEnd::Lost) => cx.start(Timer::HeadStart, cx.config.timing.head_start_ms),
             Event::Timer(Timer::HeadStart) => return self.claim(cx, ClaimCause::LinkLost, PeerLease::Running),
@@ -248,6 +249,10 @@ impl Step for Claiming {
     fn on(mut self, cx: &mut Context, event: Event) -> State {
         match event {
             Event::Timer(Timer::PeerLease) => self.lease = PeerLease::Out,
+            Event::PeerDead => {
+                self.lease = PeerLease::Out;
+                self.why = if self.may_retreat() { ClaimCause::EngineDied } else { self.why };
+            }
             Event::Peer(Message::Ping { nonce }) if self.may_retreat() => {
                 let term = self.term;
                 let next = self.retreat(cx, term);

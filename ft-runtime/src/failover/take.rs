@@ -44,7 +44,7 @@ fn give_up(cx: &mut Context, term: Term, why: Failure, then: After) -> State {
 /// Something that shows that the host before sends nothing any more.
 fn shows_silence(event: Event) -> bool {
     match event {
-        Event::Timer(Timer::PeerLease) | Event::Peer(Message::TakeOver { .. }) => true,
+        Event::Timer(Timer::PeerLease) | Event::PeerDead | Event::Peer(Message::TakeOver { .. }) => true,
         Event::Peer(Message::Hello(h)) => h.role.is_stateless() || h.role == Role::Yielding,
         _ => false,
     }

@@ -18,7 +18,7 @@ use super::boot_time::BootTime;
 use super::error::GateError;
 use super::namespace::ServiceNet;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -49,7 +49,7 @@ const DROP: i32 = 2;
 /// The map's memory.
 struct Shared {
     words: *const Words,
-    _map: OwnedFd,
+    map: OwnedFd,
 }
 
 // SAFETY: the memory holds atomics only and stays mapped until the last owner drops it; the pointer is never changed.
@@ -58,15 +58,24 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
+    fn of_map(map: OwnedFd) -> io::Result<Self> {
+        // SAFETY: a new mapping of the map's first page; Shared owns it.
+        let memory = unsafe {
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mmap(std::ptr::null_mut(), WORDS_BYTES, access, libc::MAP_SHARED, map.as_raw_fd(), 0)
+        };
+        if memory == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { words: memory.cast(), map }) }
+    }
+
     fn words(&self) -> &Words {
-        // SAFETY: mapped in `attach` with at least a Words' bytes, page aligned, until drop.
+        // SAFETY: mapped in `of_map` with at least a Words' bytes, page aligned, until drop.
         unsafe { &*self.words }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: mapped by `attach` with this length, and no reference outlives self.
+        // SAFETY: mapped by `of_map` with this length, and no reference outlives self.
         unsafe { libc::munmap(self.words.cast_mut().cast(), WORDS_BYTES) };
     }
 }
@@ -81,6 +90,15 @@ pub struct Lease(Arc<Shared>);
 pub struct RanOut;
 
 impl Lease {
+    /// Of the process whose [`Self::map`] this is.
+    pub(crate) fn of_map(map: OwnedFd) -> io::Result<Self> {
+        Ok(Self(Arc::new(Shared::of_map(map)?)))
+    }
+
+    pub(crate) fn map(&self) -> BorrowedFd<'_> {
+        self.0.map.as_fd()
+    }
+
     /// Packets leave until then. Earlier than before is allowed. One that has run out can't be renewed; see
     /// [`super::Gate::resume`].
     pub fn renew(&self, until: BootTime) -> Result<(), RanOut> {
@@ -143,18 +161,10 @@ impl Ingress {
 /// Puts both programs at the service's interface, closed.
 pub fn attach(net: &ServiceNet) -> Result<(Lease, Ingress), GateError> {
     let map = bpf::create_map(bpf::MAP_TYPE_ARRAY, 4, WORDS_BYTES as u32, 1, bpf::F_MMAPABLE).map_err(refused)?;
-    // SAFETY: a new mapping of the map's first page; Shared owns it.
-    let memory = unsafe {
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        libc::mmap(std::ptr::null_mut(), WORDS_BYTES, access, libc::MAP_SHARED, map.as_raw_fd(), 0)
-    };
-    if memory == libc::MAP_FAILED {
-        return Err(GateError::system("mapping the lease")(io::Error::last_os_error()));
-    }
     let load = |program: &[Instruction]| bpf::load(bpf::PROG_TYPE_SCHED_CLS, "ft_lease", program).map_err(refused);
     let egress = load(&egress_program(map.as_raw_fd()))?;
     let ingress = load(&ingress_program(map.as_raw_fd()))?;
-    let shared = Arc::new(Shared { words: memory.cast(), _map: map });
+    let shared = Arc::new(Shared::of_map(map).map_err(GateError::system("mapping the lease"))?);
     net.within(|| {
         bpf::attach(&egress, net.interface(), bpf::TCX_EGRESS)?;
         bpf::attach(&ingress, net.interface(), bpf::TCX_INGRESS)

@@ -29,6 +29,8 @@ pub mod kind {
     pub const ROLE: u8 = 10;
     /// A birth came to nothing.
     pub const STILLBORN: u8 = 11;
+    /// The fingerprint of the sender's guard: see `guard`.
+    pub const GUARD: u8 = 12;
 }
 
 /// Room for the head of any message here.

@@ -8,6 +8,7 @@
 
 mod acts;
 pub mod decider;
+pub mod guard;
 pub mod log;
 pub mod message;
 pub mod run;
@@ -27,6 +28,7 @@ use crate::gate::boot_time::BootTime;
 use crate::link::{Link, LinkError};
 use crate::probe::Probe;
 use decider::Decider;
+use guard::Notice;
 use ft_log::codec::Writer;
 use ft_log::entry::{ClockSample, Entry, Event};
 use ft_log::ids::{ConnId, DomainId, LogIndex};
@@ -46,6 +48,7 @@ use world::{BIRTH_BYTES_MAX, Stillborn, World};
 const TOKEN_LINK: u32 = 0;
 const TOKEN_GATE: u32 = 1;
 const TOKEN_ARBITER: u32 = 2;
+const TOKEN_NOTICE: u32 = 3;
 /// A link without a sign of life for so many silences is given up; by then the failover machine has decided.
 const SILENCES_MAX: u32 = 5;
 /// Own heartbeats that are remembered until they come back.
@@ -103,6 +106,8 @@ pub(crate) struct Beginning {
     pub world: Option<World>,
     /// Of the service network; there where `world` is.
     pub probe: Option<Probe>,
+    /// Of the peer's guard, while it leads.
+    pub notice: Option<Notice>,
 }
 
 /// What the last entries said of the domain's clock, and when they came.
@@ -143,6 +148,7 @@ pub(crate) struct Pair {
     // Speaking.
     world: Option<World>,
     probe: Option<Probe>,
+    notice: Option<Notice>,
     lease: Lease,
     is_open: bool,
     heard_at: Instant,
@@ -182,6 +188,9 @@ impl Pair {
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
             watch(l.fd(), flags, TOKEN_LINK).map_err(|e| EngineError::system("watching the link", e))?;
         }
+        if let Some(n) = &b.notice {
+            watch(n.fd(), EpollFlags::EPOLLIN, TOKEN_NOTICE).map_err(|e| EngineError::system("watching for the peer's guard", e))?;
+        }
         let peer_has_all = b.leads && b.link.is_some();
         let out = Rc::new(RefCell::new(Outgoing::new(b.link, peer_has_all, LogIndex(0))));
         let source = LinkSource::default();
@@ -197,6 +206,9 @@ impl Pair {
         };
         if let Some(w) = &b.world {
             b.board.set_lease(w.lease());
+            if let Some(f) = w.guard_fingerprint() {
+                out.borrow_mut().send(kind::GUARD, &[], &f);
+            }
         }
         Ok(Self {
             role: Some(role),
@@ -218,6 +230,7 @@ impl Pair {
             resets: VecDeque::new(),
             world: b.world,
             probe: b.probe,
+            notice: b.notice,
             lease: Lease::Expire,
             is_open: false,
             heard_at: Instant::now(),
@@ -366,6 +379,12 @@ impl Pair {
             kind::ROLE => {
                 let m = message::decode_role(body).map_err(foreign)?;
                 self.decider.tell(failover::Event::Peer(m));
+            }
+            kind::GUARD => {
+                let f = body.try_into().map_err(|_| EngineError::Peer(format!("a guard's fingerprint of {} bytes", body.len())))?;
+                if let Some(n) = &mut self.notice {
+                    n.expect(f);
+                }
             }
             kind::BYE => return Ok(Some(String::from_utf8_lossy(body).into_owned())),
             k => return Err(EngineError::Peer(format!("message of unknown kind {k}"))),
@@ -729,6 +748,9 @@ impl Part for Pair {
             self.link_ready = true;
         }
         self.receive(now)?;
+        if self.notice.as_mut().is_some_and(Notice::is_heard) && self.over.is_none() {
+            self.decider.tell(failover::Event::PeerDead);
+        }
         let quiet = now.saturating_duration_since(self.heard_at);
         if self.has_link() && quiet > Duration::from_millis(self.settings.timing.silence_ms) * SILENCES_MAX {
             self.lose_link(LinkEnd::Lost, &format!("silent for {} ms", quiet.as_millis()));

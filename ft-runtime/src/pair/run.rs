@@ -4,6 +4,7 @@
 //! launched, as primary or as backup, the engine goes on ([`Pair`]).
 
 use super::decider::Decider;
+use super::guard::Notice;
 use super::message::{self, HEAD_BYTES, kind};
 use super::status::{ControlSocket, Order, Shown, StatusBoard};
 use super::world::World;
@@ -508,7 +509,18 @@ pub fn run(c: &Config) -> Result<i32, Error> {
         reset_memory: 2 * c.limits.service_loss() + Duration::from_millis(c.limits.silence_ms_max),
         peer: c.peer.name.clone(),
     };
-    let world = World::open(&c.service, settings.lease())?;
+    let mut world = World::open(&c.service, settings.lease())?;
+    let mut notice = None;
+    if let (Some(w), true) = (&mut world, link.is_some()) {
+        let ready = if leads {
+            w.be_guarded(c.link.listen.ip(), c.peer.address)
+        } else {
+            Notice::open(c.link.listen).map(|n| notice = Some(n))
+        };
+        if let Err(e) = ready {
+            tracing::warn!("the engine is not guarded: were the primary's killed, taking over would wait for its lease: {e}");
+        }
+    }
     // Before this thread enters the service's namespace: the service network's interface is in the host's own.
     let probe = match &c.service.interface {
         Some(i) => Some(Probe::open(i, &c.service.probe_targets, c.limits.service_loss())?),
@@ -521,7 +533,7 @@ pub fn run(c: &Config) -> Result<i32, Error> {
         w.enter().map_err(io_error("entering the service's network namespace"))?;
     }
     go_first();
-    let beginning = Beginning { link, leads, decider, settings, board, world, probe };
+    let beginning = Beginning { link, leads, decider, settings, board, world, probe, notice };
     let engine = Engine::of_pair(setup(guest, signals, None)?, |epoll| Pair::new(epoll, beginning))?;
     let outcome = engine.run()?;
     if let Ended::Left(why) = &outcome.ended {

@@ -3,6 +3,7 @@
 //! Laws: while this host doesn't lead, its gate is shut and without a lease; sockets are built in repair before the gate
 //! opens and speak only after; a FIN or RST gets its permission only here, from an act that the output rule released.
 
+use super::guard::{Fingerprint, Guard};
 use super::log::InputMark;
 use crate::config::{Prefixed, Service};
 use crate::engine::EngineError;
@@ -23,7 +24,7 @@ use ft_log::ids::{ConnId, LogIndex};
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,8 @@ pub struct World {
     lease: Duration,
     tick_at: Instant,
     pub readable: bool,
+    /// Behind the gate: when it goes, the gate is gone.
+    guard: Option<Guard>,
 }
 
 /// A handshake that came to nothing.
@@ -195,6 +198,7 @@ impl World {
             lease,
             tick_at: Instant::now(),
             readable: false,
+            guard: None,
         }))
     }
 
@@ -210,6 +214,17 @@ impl World {
     /// Until when this host may speak.
     pub fn lease(&self) -> Lease {
         self.gate.lease().clone()
+    }
+
+    /// From now on a process that outlives this one shuts the gate in its place, and tells the peer. On the thread that
+    /// owns the gate, before it enters the service's network.
+    pub fn be_guarded(&mut self, from: IpAddr, peer: SocketAddr) -> io::Result<()> {
+        self.guard = Some(Guard::start(self.gate.lease(), from, peer)?);
+        Ok(())
+    }
+
+    pub fn guard_fingerprint(&self) -> Option<Fingerprint> {
+        self.guard.as_ref().map(Guard::fingerprint)
     }
 
     // Leading.

@@ -49,6 +49,8 @@ pub struct Host {
     blind_until: u64,
     pub inbox: VecDeque<Input>,
     pub link: Option<u64>,
+    /// The peer's life whose guard is known.
+    guarded: Option<u64>,
     link_heard: u64,
     peer_stream: Option<(u64, usize)>,
     peer_role: Option<Role>,
@@ -92,6 +94,7 @@ impl Host {
             blind_until: 0,
             inbox: VecDeque::new(),
             link: None,
+            guarded: None,
             link_heard: 0,
             peer_stream: None,
             peer_role: None,
@@ -411,6 +414,7 @@ impl World {
         match input {
             Input::LinkUp { epoch } => {
                 let now = self.now;
+                let peer_life = self.hosts[1 - host].life;
                 let h = &mut self.hosts[host];
                 if h.link.is_some_and(|e| e >= epoch) {
                     return Ok(());
@@ -423,6 +427,7 @@ impl World {
                 }
                 let h = &mut self.hosts[host];
                 h.link = Some(epoch);
+                h.guarded = Some(peer_life);
                 h.link_heard = h.clock(now);
                 h.peer_stream = None;
                 h.peer_role = None;
@@ -446,6 +451,11 @@ impl World {
                     let h = &mut self.hosts[host];
                     h.link_heard = h.clock(now);
                     self.wire(host, wire)?;
+                }
+            }
+            Input::PeerDead { life } => {
+                if self.hosts[host].guarded == Some(life) {
+                    self.host_event(host, Event::PeerDead)?;
                 }
             }
             Input::Arbiter { request, answer } => {

@@ -105,6 +105,10 @@ pub enum Input {
         epoch: u64,
         wire: Wire,
     },
+    /// The guard of the peer's process of that life has spoken.
+    PeerDead {
+        life: u64,
+    },
     Arbiter {
         request: RequestId,
         answer: Answer,
@@ -241,6 +245,8 @@ pub enum Without {
     YieldShuts,
     /// A host does not notice that its service network is lost.
     Probes,
+    /// A guard takes an engine that stands still for dead.
+    GuardWaits,
 }
 
 impl Without {
@@ -252,7 +258,7 @@ impl Without {
         }
     }
 
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Hold,
         Self::PeerLease,
         Self::GateLease,
@@ -272,6 +278,7 @@ impl Without {
         Self::Silence,
         Self::YieldShuts,
         Self::Probes,
+        Self::GuardWaits,
     ];
 }
 
@@ -379,6 +386,7 @@ fn focus(rule: Without) -> &'static [Fault] {
         Without::AcksNameTheirLog => &[Fault::KillGuest, Fault::KillEngine, Fault::LinkSlow],
         Without::Settled => &[Fault::ArbiterDown, Fault::LinkLost, Fault::LinkSlow],
         Without::YieldShuts | Without::Probes => &[Fault::ServiceCut, Fault::KillGuest],
+        Without::GuardWaits => &[Fault::Freeze],
         Without::PeerLease => &[Fault::LinkLost, Fault::LinkReset, Fault::LinkSlow, Fault::LinkHalfCut],
         _ => &[],
     }
@@ -744,6 +752,9 @@ impl World {
                 let h = &mut self.hosts[host];
                 if h.machine.is_some() && h.frozen.is_none() {
                     h.freeze(self.now, kind == Fault::Freeze);
+                    if self.without(Without::GuardWaits) {
+                        self.guard_speaks(host);
+                    }
                     self.push(self.now + long, Happening::Thaw { host });
                 }
             }
@@ -806,6 +817,9 @@ impl World {
             return;
         }
         let epoch = self.hosts[host].link;
+        if kernel_lives {
+            self.guard_speaks(host);
+        }
         self.hosts[host].die();
         if let (Some(epoch), true) = (epoch, kernel_lives) {
             self.link_input(host, epoch, Input::LinkDown { epoch, end: LinkEnd::Closed });
@@ -820,6 +834,17 @@ impl World {
             let after = self.rng.range(20, 1500) * MS;
             self.push(self.now + after, Happening::Restart { host });
         }
+    }
+
+    /// To the other host: that this one's process is dead, and its gate shut.
+    fn guard_speaks(&mut self, host: usize) {
+        let life = self.hosts[host].life;
+        let delay = match self.rng.range(0, 10) {
+            0..2 => return,
+            2 => self.rng.range(5, 400) * MS,
+            _ => self.rng.range(50, 3000),
+        };
+        self.later(1 - host, delay, Input::PeerDead { life });
     }
 
     /// A process that failed for good is started again by its supervisor.

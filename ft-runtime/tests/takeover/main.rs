@@ -735,7 +735,7 @@ fn an_address_that_is_not_there_yet_does_not_hinder() {
 fn a_thousand_connections() {
     const N: usize = 1000;
     let _alone = alone();
-    sys::raise_descriptor_limit();
+    sys::provide_descriptors();
     for kind in [KINDS[0], KINDS[1]] {
         for bytes in [0, 1000] {
             let net = net_for(kind);
