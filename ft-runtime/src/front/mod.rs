@@ -679,3 +679,34 @@ fn is_passed_on(level: i32, name: i32) -> bool {
             | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::epoll::EpollCreateFlags;
+
+    /// Connections that came and went while another host had them left something behind for ever.
+    #[test]
+    fn what_is_over_elsewhere_leaves_nothing() {
+        let mut front = Front::new(Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap()));
+        let (peer, local) = ("10.0.0.1:4000".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
+        let now = Instant::now();
+        for n in 1..=6 {
+            let conn = ConnId(n);
+            front.follow(&Event::Accept { listener: ListenerId(1), conn, peer, local }, now);
+            front.output(conn, &[7; 100], LogIndex(0)).unwrap();
+            if n % 3 == 0 {
+                front.follow(&Event::Reset { conn, errno: libc::ECONNRESET as u16 }, now);
+            }
+            // The other host is done with it before our guest is, or after.
+            if n % 2 == 0 {
+                front.gone_elsewhere(conn);
+                front.close(conn, false, LogIndex(0)).unwrap();
+            } else {
+                front.close(conn, false, LogIndex(0)).unwrap();
+                front.gone_elsewhere(conn);
+            }
+        }
+        assert_eq!((front.connections(), front.dirty.len()), (0, 0));
+    }
+}
