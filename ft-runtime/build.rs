@@ -1,4 +1,5 @@
-//! Builds the shim for guests (scripts/build-shim) and says where it is: `include_bytes!(env!("FT_SHIM_SO"))`.
+//! Builds the shim for guests (scripts/build-shim) and says where it is: `include_bytes!(env!("FT_SHIM_SO"))`. It is put
+//! beside `ft` as well, for LD_PRELOAD.
 //!
 //! `FT_SHIM_PREBUILT=/path/libft_shim.so` embeds that file instead. Where the shim does not compile, a release build
 //! fails; a debug build warns and embeds an empty file, which no guest can be started with, so that work on the
@@ -49,6 +50,18 @@ fn main() {
         }
     }
     println!("cargo:rustc-env=FT_SHIM_SO={}", embedded.display());
+    place_beside_ft(&embedded);
+}
+
+/// For LD_PRELOAD: in the directory that gets `ft`, which is OUT_DIR's `target/PROFILE`.
+fn place_beside_ft(embedded: &Path) {
+    const LEVELS: usize = 3; // build/ft-runtime-HASH/out
+    let Some(dir) = embedded.parent().and_then(|out| out.ancestors().nth(LEVELS)) else { return };
+    // A new file: one that is mapped by a running program must not change.
+    let (new, to) = (dir.join("libft_shim.so.new"), dir.join("libft_shim.so"));
+    fs::copy(embedded, &new)
+        .and_then(|_| fs::rename(&new, &to))
+        .unwrap_or_else(|e| panic!("can't put the shim at {}: {e}", to.display()));
 }
 
 /// Path of the shim's shared object, or what its build said.

@@ -4,6 +4,7 @@
 //! the runtime (the engine) both stand on this crate and never see each other otherwise.
 #![cfg_attr(not(any(test, loom)), no_std)]
 
+pub mod adopt;
 pub mod codec;
 pub mod entry;
 pub mod idle;

@@ -29,6 +29,12 @@ pub const RING_BYTES: usize = 4 << 20;
 pub const GUEST_FDS_MAX: u32 = 16_384;
 /// Eventfd that wakes the engine.
 pub const DOORBELL_FD: i32 = 16_448;
+/// Where the segment's descriptor lies until it is mapped.
+pub const SEGMENT_FD: i32 = DOORBELL_FD + 1;
+/// Only in guests that the engine did not fork: a pipe whose other end the engine has. Its end is the guest's: SIGKILL.
+pub const LIFELINE_FD: i32 = DOORBELL_FD + 2;
+/// Descriptors wait here, above every place they go to, until those places are free.
+pub const STAGING_FD: i32 = DOORBELL_FD + 64;
 
 /// How a domain takes part. Only the engine writes it, and only before the domain starts or by `GoLive`.
 pub mod role {

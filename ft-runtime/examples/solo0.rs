@@ -4,7 +4,7 @@ fn main() {
     let a: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
     let shim = ShimImage::embedded().unwrap();
     let mut spec = LaunchSpec { program: a[0].clone().into(), argv: a.clone(), env: std::env::vars_os().collect(), cwd: std::env::current_dir().unwrap(), umask: 0o22,
-        role: 1, flags: if std::env::var_os("T").is_some() {1} else {0}, memory_every: 0, seed: 7, at_random: [9; 16], stdout: None, stderr: None, pre_exec: None };
+        role: 1, flags: if std::env::var_os("T").is_some() {1} else {0}, memory_every: 0, seed: 7, at_random: [9; 16], stdout: None, stderr: None, pre_exec: None, adoptee: None };
     let mut g = launch(&mut spec, &shim).unwrap();
     let seg = g.segment;
     let _ = g.doorbell.as_raw_fd();

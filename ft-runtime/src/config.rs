@@ -64,7 +64,12 @@ pub enum Start {
 #[serde(deny_unknown_fields)]
 pub struct Service {
     pub name: String,
+    /// The server; or `preload`.
+    #[serde(default)]
     pub command: Vec<String>,
+    /// Somebody else starts the server, with the shim preloaded.
+    #[serde(default)]
+    pub preload: bool,
     /// Virtual addresses. None: the service listens on the host's own, and its connections don't survive a takeover.
     #[serde(default)]
     pub addresses: Vec<Prefixed>,
@@ -73,6 +78,9 @@ pub struct Service {
     /// Neighbours there of which one at least answers as long as clients can be reached. None: the gateways.
     #[serde(default)]
     pub probe_targets: Vec<IpAddr>,
+    /// Both hosts hear what clients send, at a hardware address that they share: the network must flood.
+    #[serde(default)]
+    pub tap: bool,
     #[serde(default)]
     pub state_dirs: Vec<PathBuf>,
     pub cwd: Option<PathBuf>,
@@ -197,10 +205,16 @@ impl Config {
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         // toml's own message has line, column and the line itself.
         let c: Self =
-            toml::from_str(text).map_err(|e| ConfigError::Parse { path: path.into(), text: e.to_string() })?;
+            toml::from_str(text).map_err(|e| ConfigError::Parse { path: path.into(), text: with_suggestion(e.to_string()) })?;
         let value = |item, why: &str| Err(ConfigError::Value { path: path.into(), item, why: why.into() });
-        if c.service.command.is_empty() {
-            return value("service.command", "is empty; name the program and its arguments");
+        match (c.service.command.is_empty(), c.service.preload) {
+            (true, false) => {
+                let why = "is missing or empty; name the program and its arguments, or say `preload = true` and start it \
+                           yourself with LD_PRELOAD=libft_shim.so";
+                return value("service.command", why);
+            }
+            (false, true) => return value("service.command", "goes without `preload = true`: one of them starts the server"),
+            _ => {}
         }
         if c.service.addresses.is_empty() != c.service.interface.is_none() {
             return value("service.interface", "goes with service.addresses: give both, or none");
@@ -221,6 +235,20 @@ impl Config {
         }
         Ok(c)
     }
+}
+
+/// Says which of the names that are possible there the unknown one looks like.
+fn with_suggestion(mut error: String) -> String {
+    /// Of 1, which is the same name.
+    const LIKE_MIN: f64 = 0.75;
+    let Some((_, list)) = error.split_once("unknown ") else { return error };
+    let mut quoted = list.split('`').skip(1).step_by(2);
+    let Some(unknown) = quoted.next() else { return error };
+    let like = quoted.map(|name| (strsim::jaro_winkler(unknown, name), name)).max_by(|a, b| a.0.total_cmp(&b.0));
+    if let Some((_, name)) = like.filter(|(likeness, _)| *likeness >= LIKE_MIN) {
+        error = format!("{}\ndid you mean `{name}`?", error.trim_end());
+    }
+    error
 }
 
 /// Why a probe target would prove nothing, or the wrong thing.
@@ -298,6 +326,34 @@ socket = "/run/ft/redis.sock"
         assert!(e.contains("unknown field `colour`"), "{e}");
         let e = error(&GOOD.replace("interface = \"eth0\"\n", ""));
         assert!(e.contains("service.interface"), "{e}");
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_is_understood() {
+        for (good, slip, means) in [
+            ("interface = ", "interfaces = ", "interface"),
+            ("listen = ", "listens = ", "listen"),
+            ("[arbiter]", "[arbitrer]", "arbiter"),
+            ("kind = \"witness\"", "kind = \"wittness\"", "witness"),
+            ("start = \"primary\"", "start = \"primery\"", "primary"),
+        ] {
+            let e = error(&GOOD.replace(good, slip));
+            assert!(e.contains("line ") && e.ends_with(&format!("did you mean `{means}`?")), "{slip}: {e}");
+        }
+        let e = error(&GOOD.replace("[link]", "[[link]"));
+        assert!(e.contains("line 14") && !e.contains("did you mean"), "{e}");
+        let e = error(&GOOD.replace("name = \"beta\"", "name = \"beta\"\ncolour = \"blue\""));
+        assert!(!e.contains("did you mean"), "{e}");
+    }
+
+    #[test]
+    fn the_server_is_started_here_or_by_somebody_else() {
+        let command = "command = [\"redis-server\", \"--port\", \"6379\"]";
+        assert!(Config::parse(Path::new("x"), &GOOD.replace(command, "preload = true")).unwrap().service.preload);
+        for bad in ["", "command = []", &format!("{command}\npreload = true")] {
+            let e = error(&GOOD.replace(command, bad));
+            assert!(e.contains("service.command") && e.contains("preload = true"), "{e}");
+        }
     }
 
     #[test]

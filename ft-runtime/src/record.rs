@@ -3,17 +3,65 @@
 use crate::archive;
 use crate::engine::log::{NoLog, Recorder};
 use crate::logfile::{Header, LogWriter, OsText, hex};
-use crate::start::{Error, Show, Surroundings, exit_code_of, io_error, run_primary};
+use crate::engine::Outcome;
+use crate::engine::log::Log;
+use crate::pair::status::{ControlSocket, Shown, StatusBoard};
+use crate::preload::{Program, await_program, open_reception};
+use crate::start::{Error, Show, Surroundings, exit_code_of, io_error, prepare_process, run_primary};
+use nix::unistd::Pid;
 use sha2::{Digest, Sha256};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+/// The server of a run without a peer.
+#[derive(Clone, Debug)]
+pub enum Server {
+    /// Started here.
+    Command(Vec<OsString>),
+    /// Started by somebody else with the shim preloaded; it comes to this control socket.
+    Preload(PathBuf),
+}
+
+impl Server {
+    /// Runs it to its end with the log that `log` makes for its surroundings.
+    fn run(
+        &self,
+        memory_every: u64,
+        show: &Show,
+        log: impl FnOnce(&mut Surroundings) -> Result<Box<dyn Log>, Error>,
+    ) -> Result<Outcome, Error> {
+        let signals = prepare_process()?;
+        match self {
+            Self::Command(command) => {
+                let mut s = Surroundings::here(command, memory_every)?;
+                let log = log(&mut s)?;
+                run_primary(&s, log, show, signals, |_| {}, |_| {})
+            }
+            Self::Preload(socket) => {
+                let service = socket.file_stem().unwrap_or(socket.as_os_str()).to_string_lossy();
+                let board = StatusBoard::new(&service, "this host", "nobody");
+                let reception = open_reception(&board)?;
+                let _control = ControlSocket::open(socket, board.clone())
+                    .map_err(io_error(format!("the control socket {}", socket.display())))?;
+                let Program { adoptee, refusal, surroundings: mut s } =
+                    await_program(&reception, &board, &signals, memory_every)?;
+                let started = |pid: Pid| {
+                    board.set_guest(pid.as_raw());
+                    board.set(Shown { role: "solo", state: "not protected: there is no other host", term: 0 });
+                };
+                log(&mut s)
+                    .and_then(|l| run_primary(&s, l, show, signals, |spec| spec.adoptee = Some(adoptee), started))
+                    .inspect_err(|e| refusal.say(&e.to_string()))
+            }
+        }
+    }
+}
+
 /// `ft run --solo`: the exit status.
-pub fn solo(command: &[OsString], show: &Show) -> Result<i32, Error> {
-    let s = Surroundings::here(command, 0)?;
-    let outcome = run_primary(&s, Box::new(NoLog::default()), show)?;
+pub fn solo(server: &Server, show: &Show) -> Result<i32, Error> {
+    let outcome = server.run(0, show, |_| Ok(Box::new(NoLog::default())))?;
     Ok(exit_code_of(&outcome))
 }
 
@@ -23,19 +71,20 @@ pub struct Record {
     pub state_dirs: Vec<PathBuf>,
     pub memory_every: u64,
     pub memory_slices: bool,
-    pub command: Vec<OsString>,
+    pub server: Server,
     pub show: Show,
 }
 
 impl Record {
     /// The exit status.
     pub fn run(&self) -> Result<i32, Error> {
-        let mut s = Surroundings::here(&self.command, self.memory_every)?;
-        s.memory_slices = self.memory_slices;
         let dirs = state_dirs(&self.state_dirs, &self.output)?;
-        let header = header(&s, &dirs)?;
-        let writer = LogWriter::create(&self.output, &header, |k, out| archive::pack(&dirs[k], out))?;
-        let outcome = run_primary(&s, Box::new(Recorder::new(writer)), &self.show)?;
+        let outcome = self.server.run(self.memory_every, &self.show, |s| {
+            s.memory_slices = self.memory_slices;
+            let header = header(s, &dirs)?;
+            let writer = LogWriter::create(&self.output, &header, |k, out| archive::pack(&dirs[k], out))?;
+            Ok(Box::new(Recorder::new(writer)))
+        })?;
         Ok(exit_code_of(&outcome))
     }
 }

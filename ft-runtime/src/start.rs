@@ -7,6 +7,7 @@ use crate::guest::{Guest, LaunchError, LaunchSpec, ShimImage, ShimImageError, la
 use crate::logfile::LogFileError;
 use crate::overlay::OverlayError;
 use ft_log::shared::{Segment, flag, role};
+use nix::unistd::Pid;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
@@ -42,6 +43,8 @@ pub enum Error {
     Key(#[from] crate::link::KeyError),
     #[error(transparent)]
     Probe(#[from] crate::probe::ProbeError),
+    #[error(transparent)]
+    Tap(#[from] crate::tap::TapError),
     #[error(transparent)]
     Gate(#[from] crate::gate::error::GateError),
     #[error(transparent)]
@@ -84,20 +87,27 @@ impl Surroundings {
             return Err(Error::Refused("no command given: ft ... -- COMMAND ARGUMENTS".into()));
         };
         let cwd = std::env::current_dir().map_err(io_error("the current directory"))?;
-        let mut random = [0; 24];
-        File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut random)).map_err(io_error("/dev/urandom"))?;
-        let (seed, at_random) = random.split_at(8);
+        let (seed, at_random) = Self::chance()?;
         Ok(Self {
             program: find(name, &cwd)?,
             argv: command.to_vec(),
             env: std::env::vars_os().collect(),
             cwd,
             umask: umask(),
-            seed: u64::from_le_bytes(seed.try_into().expect("eight bytes")),
-            at_random: at_random.try_into().expect("sixteen bytes"),
+            seed,
+            at_random,
             memory_every,
             memory_slices: false,
         })
+    }
+
+    /// Seed, and the bytes for AT_RANDOM.
+    pub(crate) fn chance() -> Result<(u64, [u8; 16]), Error> {
+        let mut random = [0; 24];
+        File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut random)).map_err(io_error("/dev/urandom"))?;
+        let (seed, at_random) = random.split_at(8);
+        let seed = u64::from_le_bytes(seed.try_into().expect("eight bytes"));
+        Ok((seed, at_random.try_into().expect("sixteen bytes")))
     }
 
     pub(crate) fn spec(&self, role: u32, flags: u64) -> LaunchSpec {
@@ -115,6 +125,7 @@ impl Surroundings {
             stdout: None,
             stderr: None,
             pre_exec: None,
+            adoptee: None,
         }
     }
 }
@@ -180,11 +191,20 @@ pub(crate) fn setup(guest: Guest, signals: OwnedFd, trace: Option<Trace>) -> Res
     })
 }
 
-/// Runs a guest that makes its log.
-pub fn run_primary(s: &Surroundings, log: Box<dyn Log>, show: &Show) -> Result<Outcome, Error> {
+/// Runs a guest that makes its log; `adapt` changes how it is started, `started` hears of its pid.
+pub fn run_primary(
+    s: &Surroundings,
+    log: Box<dyn Log>,
+    show: &Show,
+    signals: OwnedFd,
+    adapt: impl FnOnce(&mut LaunchSpec),
+    started: impl FnOnce(Pid),
+) -> Result<Outcome, Error> {
     let trace = show.open_trace()?;
-    let signals = prepare_process()?;
-    let guest = launch(&mut s.spec(role::PRIMARY, show.flags()), &ShimImage::embedded()?)?;
+    let mut spec = s.spec(role::PRIMARY, show.flags());
+    adapt(&mut spec);
+    let guest = launch(&mut spec, &ShimImage::embedded()?)?;
+    started(guest.pid);
     let segment = guest.segment;
     let outcome = Engine::primary(setup(guest, signals, trace)?, log)?.run()?;
     if show.calls {

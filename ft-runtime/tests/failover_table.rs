@@ -248,6 +248,13 @@ fn states() -> Vec<(&'static str, Kind, Make)> {
         of("Removing, backup gone", Kind::Removing, || {
             paired(VOTES).feed_all(&[Event::Peer(Message::DropOut { why: Drop::GuestDied })])
         }),
+        of("Removing, its service network in doubt too", Kind::Removing, || {
+            paired(VOTES).feed_all(&[
+                Event::ServiceNet(ServiceNet::Sound),
+                Event::ServiceNet(ServiceNet::Unsure),
+                Event::LinkDown(LinkEnd::Lost),
+            ])
+        }),
         of("Mute", Kind::Mute, mute),
         of("Mute, no arbiter", Kind::Mute, move || paired(none).feed_all(&[Event::Timer(Timer::Silence)])),
         of("Rechecking, was alone", Kind::Rechecking, || rechecking(alone(VOTES))),

@@ -106,7 +106,7 @@ impl Rig {
 fn open_gate() -> Gate {
     let addresses: [Address; 2] =
         [format!("{SERVICE}/24").parse().unwrap(), format!("{SERVICE_V6}/64").parse().unwrap()];
-    Gate::open("h0", &addresses, &[]).unwrap()
+    Gate::open("h0", &addresses, &[], None).unwrap()
 }
 
 /// What an engine does for the gate's sake, around a server that echoes.
@@ -672,7 +672,7 @@ fn a_round_trip_costs_little_more() {
     // The same interface without queue and lease. The former one may still be there; it must not answer for the address.
     let net = rig
         .host
-        .within(|| ServiceNet::create("h0", &[format!("{SERVICE}/24").parse().unwrap()], &[]).unwrap())
+        .within(|| ServiceNet::create("h0", &[format!("{SERVICE}/24").parse().unwrap()], &[], None).unwrap())
         .unwrap();
     net.raise().unwrap();
     let listener = net.within(|| TcpListener::bind((SERVICE, ECHO)).unwrap()).unwrap();
@@ -943,7 +943,7 @@ fn a_gate_that_can_t_be_is_refused_by_name() {
     let rig = Rig::new();
     let address: Address = format!("{SERVICE}/24").parse().unwrap();
     let refused = |parent: &str| {
-        let e = rig.host.within(|| Gate::open(parent, &[address], &[]).map(|_| ())).unwrap().unwrap_err();
+        let e = rig.host.within(|| Gate::open(parent, &[address], &[], None).map(|_| ())).unwrap().unwrap_err();
         e.to_string()
     };
     assert!(refused("nosuch0").contains("no such interface"));

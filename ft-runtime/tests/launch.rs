@@ -75,6 +75,7 @@ fn spec(program: impl Into<PathBuf>, args: &[&str]) -> LaunchSpec {
         stdout: None,
         stderr: None,
         pre_exec: None,
+        adoptee: None,
     }
 }
 

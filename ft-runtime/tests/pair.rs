@@ -6,13 +6,14 @@
 mod rigged;
 
 use rigged::{PATIENCE, PATIENT};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::ops::Deref;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const CLIENT: &str = "FT_PAIR_TEST_CLIENT";
+const TOLD_CLIENT: &str = "FT_PAIR_TEST_TOLD_CLIENT";
 const LOAD: Duration = Duration::from_secs(4);
 const FAULT_AFTER: Duration = Duration::from_millis(1500);
 const CONNECTIONS: usize = 8;
@@ -118,6 +119,23 @@ fn as_client() {
     println!("all kept");
 }
 
+/// Not a test by itself: connections that speak when they are told to, in the client's network. A packet of theirs that
+/// nobody hears is repeated after ten seconds.
+#[test]
+fn as_client_that_is_told_to_speak() {
+    let Ok(address) = std::env::var(TOLD_CLIENT) else { return };
+    let o = Command::new("ip").args(["route", "change", "10.77.0.0/24", "dev", "eth0", "rto_min", "10s"]).output().unwrap();
+    assert!(o.status.success(), "{o:?}");
+    let mut conns: Vec<Redis> = (0..CONNECTIONS).map(|_| Redis::connect(&address)).collect();
+    conns.iter_mut().for_each(|c| c.expect("PING\r\n", &["+PONG"]));
+    println!("ready");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    let spoke = Instant::now();
+    conns.iter_mut().for_each(|c| c.send("PING\r\n"));
+    conns.iter_mut().for_each(|c| c.expect("", &["+PONG"]));
+    println!("answered after {} ms", spoke.elapsed().as_millis());
+}
+
 /// With redis, and clients of it.
 struct Rig(rigged::Rig);
 
@@ -127,7 +145,11 @@ impl Rig {
     }
 
     fn up_patient(name: &str) -> (Self, String) {
-        Self::up_with(name, PATIENT, &[])
+        Self::up_as(name, PATIENT)
+    }
+
+    fn up_as(name: &str, config: &str) -> (Self, String) {
+        Self::up_with(name, config, &[])
     }
 
     fn up_with(name: &str, config: &str, options: &[&str]) -> (Self, String) {
@@ -163,7 +185,11 @@ impl Deref for Rig {
 
 /// A fault in the middle of the load, and who serves afterwards.
 fn survives(name: &str, fault: Option<(&str, &str)>, serves: &str) {
-    let (rig, address) = Rig::up(name);
+    survives_with(name, &[], fault, serves);
+}
+
+fn survives_with(name: &str, options: &[&str], fault: Option<(&str, &str)>, serves: &str) {
+    let (rig, address) = Rig::up_with(name, "", options);
     assert_eq!(rig.primaries(), ["alpha"]);
     let client = rig.client(&address);
     if let Some((host, kind)) = fault {
@@ -172,8 +198,13 @@ fn survives(name: &str, fault: Option<(&str, &str)>, serves: &str) {
     }
     rig.expect_all_kept(client);
     assert_eq!(rig.primaries(), [serves]);
-    if let Some((host, "freeze-host")) = fault {
-        rig.fault(host, "thaw-host");
+    let resumed = match fault {
+        Some((host, "freeze-host")) => Some((host, "thaw-host")),
+        Some((host, "pause-engine")) => Some((host, "resume-engine")),
+        _ => None,
+    };
+    if let Some((host, resume)) = resumed {
+        rig.fault(host, resume);
         // It finds out that it no longer serves, and leaves.
         rig.wait_until(|r| {
             assert_eq!(r.primaries(), [serves]);
@@ -195,6 +226,31 @@ fn clients_keep_everything_when_the_guest_is_killed() {
 #[test]
 fn clients_keep_everything_when_the_engine_is_killed() {
     survives("engine", Some(("alpha", "kill-engine")), "beta");
+}
+
+/// What they said reached nobody, and they don't repeat it for ten seconds: that they are answered before is the tap's doing.
+#[test]
+fn clients_that_speak_into_an_outage_need_not_repeat_it_where_the_service_is_tapped() {
+    let (rig, address) = Rig::up_as("tap", "[service]\ntap = true\n[limits]\nsilence_ms_max = 400\n");
+    let mut c = rig.ft("exec");
+    c.args(["client", "--"]).arg(std::env::current_exe().unwrap());
+    c.args(["--exact", "as_client_that_is_told_to_speak", "--nocapture"]).env(TOLD_CLIENT, &address);
+    let mut client = c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(client.stdout.take().unwrap());
+    let mut line = String::new();
+    while line.trim() != "ready" {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "{:?}", client.wait_with_output());
+    }
+    rig.fault("alpha", "kill-host");
+    writeln!(client.stdin.take().unwrap()).unwrap();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    let o = client.wait_with_output().unwrap();
+    assert!(o.status.success(), "{rest}\n{}", String::from_utf8_lossy(&o.stderr));
+    let ms = rest.lines().find_map(|l| l.strip_prefix("answered after ")?.strip_suffix(" ms")).unwrap();
+    assert!(ms.parse::<u64>().unwrap() < 9_000, "answered after {ms} ms, when TCP repeated it");
+    assert_eq!(rig.primaries(), ["beta"]);
 }
 
 /// What the backup takes the primary's death for, with the primary's guard as it is or killed before.
@@ -238,6 +294,153 @@ fn clients_notice_nothing_when_the_backups_guest_is_killed() {
 #[test]
 fn clients_notice_nothing_when_the_link_is_cut() {
     survives("link", Some(("alpha", "cut-link")), "alpha");
+}
+
+#[test]
+fn clients_of_a_server_that_came_by_itself_keep_everything() {
+    survives_with("preload", &["--preload"], Some(("alpha", "kill-host")), "beta");
+}
+
+#[test]
+fn a_server_that_came_by_itself_dies_with_its_engine_and_clients_keep_everything() {
+    survives_with("prengine", &["--preload"], Some(("alpha", "kill-engine")), "beta");
+}
+
+#[test]
+fn a_primary_whose_engine_is_paused_is_replaced_and_stays_silent_when_it_goes_on() {
+    survives("pause", Some(("alpha", "pause-engine")), "beta");
+}
+
+#[test]
+fn clients_notice_nothing_when_the_backups_engine_is_paused_and_it_leaves_when_it_goes_on() {
+    survives("bpause", Some(("beta", "pause-engine")), "alpha");
+}
+
+/// Shorter than the silence, of which longer than the primary's lease.
+fn outlives_a_pause(name: &str, host: &str, pause: Duration) {
+    let (rig, address) = Rig::up_patient(name);
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault(host, "pause-engine");
+    std::thread::sleep(pause);
+    rig.fault(host, "resume-engine");
+    rig.expect_all_kept(client);
+    rig.wait_until(|r| r.state("alpha") == "protected");
+    assert_eq!(rig.roles()[..2], [("alpha".into(), "primary".into()), ("beta".into(), "backup".into())]);
+}
+
+#[test]
+fn a_short_pause_of_the_primarys_engine_moves_nothing() {
+    outlives_a_pause("short", "alpha", Duration::from_millis(300));
+}
+
+#[test]
+fn a_short_pause_of_the_backups_engine_moves_nothing() {
+    outlives_a_pause("bshort", "beta", Duration::from_millis(300));
+}
+
+/// Link and service network of one host at once: the service network first, so that its carrier is missed by the time the
+/// link's silence is over.
+fn survives_both_cuts(name: &str, host: &str, serves: &str) {
+    let (rig, address) = Rig::up(name);
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault(host, "cut-service");
+    rig.fault(host, "cut-link");
+    rig.expect_all_kept(client);
+    assert_eq!((rig.primaries(), rig.state(serves)), (vec![serves.to_owned()], "alone".into()));
+}
+
+#[test]
+fn a_primary_that_lost_link_and_service_network_does_not_beat_its_backup() {
+    survives_both_cuts("cutboth", "alpha", "beta");
+}
+
+#[test]
+fn a_backup_that_lost_link_and_service_network_leaves_and_clients_notice_nothing() {
+    survives_both_cuts("bcutboth", "beta", "alpha");
+}
+
+/// The arbiter's files are lost in one way or another: nothing moves, both say so, and say when they are back.
+fn outlives_its_arbiter_files(name: &str, lose: &str, find: &str) {
+    let (rig, address) = Rig::up_as(name, "[arbiter]\nkind = \"file\"\n[limits]\nsilence_ms_max = 1000\n");
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    let on_both = |script: &str| {
+        for h in ["alpha", "beta"] {
+            let o = rig.ft("exec").args([h, "--", "sh", "-ec", script]).output().unwrap();
+            assert!(o.status.success(), "{script}: {o:?}");
+        }
+    };
+    on_both(lose);
+    rig.wait_until(|r| ["alpha", "beta"].iter().all(|h| r.events(h).contains(LOST)));
+    on_both(find);
+    rig.wait_until(|r| ["alpha", "beta"].iter().all(|h| r.events(h).contains(BACK)));
+    rig.expect_all_kept(client);
+    assert_eq!((rig.primaries(), rig.state("alpha")), (vec!["alpha".into()], "protected".into()));
+    // It decides again.
+    rig.fault("alpha", "kill-host");
+    rig.wait_until(|r| r.primaries() == ["beta"]);
+}
+
+#[test]
+fn arbiter_files_that_can_only_be_read_are_missed() {
+    let remount = |how: &str| format!("mount -o remount,bind,{how} /mnt/ft-shared");
+    outlives_its_arbiter_files("aro", &remount("ro"), &remount("rw"));
+}
+
+/// Storage that hangs holds up the thread that asks, and nothing else. A pipe that nobody writes to hangs whoever opens it.
+#[test]
+fn arbiter_files_that_hang_are_missed_and_hold_up_nobody() {
+    let pipe = "/mnt/ft-shared/arbiter.v99999999";
+    let lose = format!("[ -p {pipe} ] || mkfifo {pipe}");
+    let find = format!("[ -p {pipe} ] || exit 0; exec 3<>{pipe}; rm {pipe}; exec 3>&-");
+    outlives_its_arbiter_files("ahang", &lose, &find);
+}
+
+#[test]
+fn a_server_that_came_by_itself_ends_on_both_hosts_when_its_process_is_told_to() {
+    let (rig, _) = Rig::up_with("prterm", "", &["--preload"]);
+    let o = rig.ft("exec").args(["alpha", "--", "sh", "-c", "kill -TERM $(pgrep -x redis-server)"]).output().unwrap();
+    assert!(o.status.success(), "{o:?}");
+    for host in ["alpha", "beta"] {
+        rig.wait_until(|r| r.state(host) == "ended, exit status 0");
+    }
+}
+
+/// Somebody else's, or this host's own: two owners of an address would mean clients that talk to either.
+#[test]
+fn an_address_that_is_in_use_is_not_taken() {
+    let (rig, address) = Rig::up("inuse");
+    let ip = address.split(':').next().unwrap();
+    for host in ["alpha", "beta"] {
+        rig.fault(host, "kill-engine");
+        rig.wait_until(|r| r.state(host).starts_with("ended"));
+    }
+    let run = |host: &str, script: &str| {
+        let o = rig.ft("exec").args([host, "--", "sh", "-ec", script]).output().unwrap();
+        (o.status.code(), String::from_utf8_lossy(&o.stderr).into_owned())
+    };
+    // Beta was the last to serve, so it starts the service, and tells alpha.
+    let start = |host: &str| {
+        let mut c = rig.ft("exec");
+        c.args([host, "--", "/usr/local/bin/ft", "run", "--config", "/etc/ft/service.toml"]);
+        c.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let refused = |why: &[&str]| {
+        let engines = ["alpha", "beta"].map(start);
+        for e in engines {
+            let o = e.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&o.stderr);
+            assert_eq!(o.status.code(), Some(125), "{said}");
+            assert!(why.iter().all(|w| said.contains(w)) && said.contains(ip), "{said}");
+        }
+    };
+    assert_eq!(run("client", &format!("ip address add {ip}/24 dev eth0")).0, Some(0));
+    refused(&["is in use: ", "answers for it on eth0", "choose another"]);
+    assert_eq!(run("client", &format!("ip address del {ip}/24 dev eth0")).0, Some(0));
+    assert_eq!(run("beta", &format!("ip address add {ip}/24 dev eth0")).0, Some(0));
+    refused(&["is this host's own, on eth0", "ip address del"]);
 }
 
 /// One after the other: the primary's host is lost, then the survivor's engine, and `ft run` there has it all.
@@ -466,7 +669,7 @@ fn a_frozen_primary_is_replaced_and_stays_silent_when_it_thaws() {
 
 #[test]
 fn without_an_arbiter_a_primary_that_lost_its_backup_waits_for_a_persons_word() {
-    let (rig, address) = Rig::up_with("force", "[arbiter]\nkind = \"none\"\n", &[]);
+    let (rig, address) = Rig::up_as("force", "[arbiter]\nkind = \"none\"\n");
     let client = rig.client(&address);
     std::thread::sleep(FAULT_AFTER);
     rig.fault("beta", "kill-host");

@@ -171,3 +171,10 @@ fn followers_do_not_keep_others_from_an_answer() {
     assert!(e.said(&["status"]).contains("alpha"));
     drop(stalled);
 }
+
+#[test]
+fn a_second_engine_of_a_service_is_refused() {
+    let e = Engine::start("second");
+    let said = ControlSocket::open(&e.path(), e.board.clone()).err().unwrap().to_string();
+    assert!(said.contains("another engine of this service runs here"), "{said}");
+}

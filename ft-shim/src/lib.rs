@@ -22,6 +22,8 @@ pub mod channel;
 pub mod digest;
 pub mod inputs;
 pub mod kernel;
+#[cfg(feature = "freestanding")]
+mod preload;
 pub mod table;
 pub mod trap;
 pub mod user;

@@ -59,6 +59,7 @@ pub mod nr {
     pub const OPEN: usize = 2;
     pub const CLOSE: usize = 3;
     pub const FSTAT: usize = 5;
+    pub const POLL: usize = 7;
     pub const LSEEK: usize = 8;
     pub const MMAP: usize = 9;
     pub const MPROTECT: usize = 10;
@@ -72,13 +73,22 @@ pub mod nr {
     pub const MINCORE: usize = 27;
     pub const MADVISE: usize = 28;
     pub const DUP: usize = 32;
+    pub const NANOSLEEP: usize = 35;
     pub const GETPID: usize = 39;
+    pub const SOCKET: usize = 41;
+    pub const CONNECT: usize = 42;
+    pub const SENDTO: usize = 44;
+    pub const RECVMSG: usize = 47;
     pub const CLONE: usize = 56;
+    pub const EXECVE: usize = 59;
     pub const EXIT_GROUP: usize = 231;
     pub const WAIT4: usize = 61;
     pub const KILL: usize = 62;
     pub const FCNTL: usize = 72;
+    pub const CHDIR: usize = 80;
+    pub const UMASK: usize = 95;
     pub const SIGALTSTACK: usize = 131;
+    pub const PERSONALITY: usize = 135;
     pub const PRCTL: usize = 157;
     pub const ARCH_PRCTL: usize = 158;
     pub const FUTEX: usize = 202;
@@ -88,6 +98,8 @@ pub mod nr {
     pub const OPENAT: usize = 257;
     pub const NEWFSTATAT: usize = 262;
     pub const EVENTFD2: usize = 290;
+    pub const DUP3: usize = 292;
+    pub const CLOSE_RANGE: usize = 436;
 }
 
 /// One system call.

@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use ft_runtime::link::PrivateKey;
 use ft_runtime::failover::arbiter::witness::command as witness;
-use ft_runtime::record::{self, Record};
+use ft_runtime::record::{self, Record, Server};
 use ft_runtime::config::Config;
 use ft_runtime::pair::guard;
 use ft_runtime::pair::status::command::{EventsArgs, ForceArgs, StatusArgs};
@@ -54,7 +54,7 @@ enum Command {
 #[derive(Args)]
 struct Run {
     /// One host of a pair, as FILE says.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["solo", "command", "trace", "calls"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["solo", "command", "preload", "trace", "calls"])]
     config: Option<PathBuf>,
     /// Without a peer: nothing is protected.
     #[arg(long, required_unless_present = "config")]
@@ -129,9 +129,21 @@ struct Guest {
     /// Write a line per system call into FILE.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Wait at SOCKET for the server, which somebody starts with FT_SOCKET=SOCKET LD_PRELOAD=libft_shim.so.
+    #[arg(long, value_name = "SOCKET", conflicts_with = "command")]
+    preload: Option<PathBuf>,
     /// The server and its arguments.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+impl Guest {
+    fn server(&self) -> Server {
+        match &self.preload {
+            Some(socket) => Server::Preload(socket.clone()),
+            None => Server::Command(self.command.clone()),
+        }
+    }
 }
 
 fn main() {
@@ -156,13 +168,13 @@ fn run(cli: Cli) -> Result<i32, Error> {
         Command::Status(a) => Ok(a.run().map(|()| 0)?),
         Command::Events(a) => Ok(a.run().map(|()| 0)?),
         Command::Force(a) => Ok(a.run().map(|()| 0)?),
-        Command::Run(r) => record::solo(&r.guest.command, &Show { trace: r.guest.trace, calls: r.calls }),
+        Command::Run(r) => record::solo(&r.guest.server(), &Show { trace: r.guest.trace, calls: r.calls }),
         Command::Record(r) => Record {
             output: r.output,
             state_dirs: r.state,
             memory_every: r.memory_every,
             memory_slices: r.memory_slices,
-            command: r.guest.command,
+            server: r.guest.server(),
             show: Show { trace: r.guest.trace, calls: false },
         }
         .run(),

@@ -80,7 +80,7 @@ fn kill(pidfd: &OwnedFd) {
 }
 
 /// `exit_code` of a zombie, the last field of /proc/PID/stat.
-fn zombie_status(pid: i32) -> Option<i32> {
+pub(crate) fn zombie_status(pid: i32) -> Option<i32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the name in parentheses and may hold anything.
     let rest = &stat[stat.rfind(')')? + 1..];

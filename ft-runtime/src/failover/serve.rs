@@ -54,6 +54,8 @@ enum Manners {
     AtOnce,
     /// This host was the one in trouble: the other one gets its time.
     Patient,
+    /// This host has lost sight of its clients too: the other one may claim first, and is not waited for otherwise.
+    Deferring,
 }
 
 /// Output waits for the peer from here on, in silence bounded by the configuration.
@@ -149,7 +151,11 @@ impl Serving {
                 cx.cancel(Timer::Silence);
                 Self::alone(cx, self.live, alone, why)
             }
-            Mode::Adding | Mode::Paired => Holding::begin(cx, self.live, why, peer, Manners::AtOnce),
+            Mode::Adding | Mode::Paired => {
+                let defers = peer == Peer::MayResume && cx.service_in_doubt;
+                let manners = if defers { Manners::Deferring } else { Manners::AtOnce };
+                Holding::begin(cx, self.live, why, peer, manners)
+            }
         }
     }
 
@@ -374,8 +380,12 @@ impl Holding {
             }
             ArbiterKind::Votes => {}
         }
-        if manners == Manners::Patient {
-            cx.start(Timer::Patience, cx.config.timing.patience_ms);
+        let t = cx.config.timing;
+        match manners {
+            Manners::AtOnce => {}
+            Manners::Patient => cx.start(Timer::Patience, t.patience_ms),
+            // The other one claims when it has missed as much as this host, and its head start is over.
+            Manners::Deferring => cx.start(Timer::HeadStart, t.silence_ms + 2 * t.head_start_ms),
         }
         match cx.book.known().copied() {
             Some(r) => holding.drive_out(cx, &r),
@@ -390,7 +400,7 @@ impl Holding {
     fn drive_out(self, cx: &mut Context, r: &Record) -> State {
         match (standing(cx, &r.ruling), self.manners) {
             (Standing::Lost, _) => return deposed(cx, r.ruling.owner, r.ruling.term),
-            (Standing::Claimed, Manners::Patient) => cx.retry(),
+            (Standing::Claimed, Manners::Patient) | (_, Manners::Deferring) => cx.retry(),
             (Standing::Mine, _) | (Standing::Claimed, Manners::AtOnce) => {
                 put_live(cx, r, Members::only(cx.config.me));
             }
@@ -427,7 +437,7 @@ impl Step for Holding {
             Event::Peer(Message::DropOut { .. } | Message::CannotTakeOver { .. }) => {
                 self.peer = Peer::Gone;
                 (self.asked, self.invited) = (None, None);
-                if self.manners == Manners::Patient {
+                if self.manners != Manners::AtOnce {
                     self.manners = Manners::AtOnce;
                     cx.read();
                 }
@@ -440,6 +450,11 @@ impl Step for Holding {
             }
             Event::Peer(Message::Ready { nonce }) if self.invited == Some(nonce) => {
                 return Serving::rejoined(cx, self.live);
+            }
+            Event::Timer(Timer::HeadStart) => {
+                self.manners = Manners::Patient;
+                cx.start(Timer::Patience, cx.config.timing.patience_ms);
+                cx.read();
             }
             Event::Timer(Timer::Patience) => {
                 self.manners = Manners::AtOnce;

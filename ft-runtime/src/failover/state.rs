@@ -87,6 +87,8 @@ pub(super) struct Context {
     pub book: Book,
     pub link: Link,
     pub service: ServiceNet,
+    /// The service network was sound, and is not any more.
+    pub service_in_doubt: bool,
     nonce: u64,
     said: Option<Hello>,
     timers: Vec<Timer>,
@@ -216,6 +218,7 @@ impl Machine {
             book: Book::default(),
             link: Link::Down,
             service: ServiceNet::Unsure,
+            service_in_doubt: false,
             nonce: 0,
             said: None,
             timers: Vec::new(),
@@ -281,12 +284,16 @@ fn prelude(state: State, cx: &mut Context, event: Event) -> State {
                 *peer_service_ok = service_ok;
             }
         }
-        Event::ServiceNet(net) => match (std::mem::replace(&mut cx.service, net), net) {
-            (ServiceNet::Lost, ServiceNet::Lost) => {}
-            (_, ServiceNet::Lost) => cx.report(Report::ServiceNetLost),
-            (ServiceNet::Lost, _) => cx.report(Report::ServiceNetBack),
-            _ => {}
-        },
+        Event::ServiceNet(net) => {
+            let before = std::mem::replace(&mut cx.service, net);
+            cx.service_in_doubt = net != ServiceNet::Sound && (cx.service_in_doubt || before != ServiceNet::Unsure);
+            match (before, net) {
+                (ServiceNet::Lost, ServiceNet::Lost) => {}
+                (_, ServiceNet::Lost) => cx.report(Report::ServiceNetLost),
+                (ServiceNet::Lost, _) => cx.report(Report::ServiceNetBack),
+                _ => {}
+            }
+        }
         Event::Timer(timer) => {
             let Some(at) = cx.timers.iter().position(|t| *t == timer) else {
                 // Cancelled while it was on its way here.
@@ -441,7 +448,7 @@ impl State {
                     | Kind::Failed
             ),
             Timer::PeerWait => matches!(self, Self::Starting(_)),
-            Timer::HeadStart => matches!(self, Self::Backup(_)),
+            Timer::HeadStart => matches!(self, Self::Backup(_) | Self::Removing(_) | Self::Mute(_)),
             Timer::Silence => {
                 matches!(self.kind(), Kind::Backup | Kind::PrimaryAdding | Kind::PrimaryPaired | Kind::Rechecking)
             }

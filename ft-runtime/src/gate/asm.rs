@@ -24,13 +24,15 @@ pub const R1: Register = Register(1);
 pub const R2: Register = Register(2);
 pub const R3: Register = Register(3);
 pub const R4: Register = Register(4);
+pub const R5: Register = Register(5);
 pub const R6: Register = Register(6);
 pub const R7: Register = Register(7);
 /// The end of the stack, which is 512 bytes.
 pub const STACK: Register = Register(10);
 
-/// Functions (`linux/bpf.h`): `bpf_map_lookup_elem`, `bpf_redirect`, `bpf_skb_load_bytes`, `bpf_ktime_get_boot_ns`.
+/// Functions (`linux/bpf.h`): `bpf_map_lookup_elem`, `bpf_skb_store_bytes`, `bpf_redirect`, `bpf_skb_load_bytes`, `bpf_ktime_get_boot_ns`.
 pub const MAP_LOOKUP: i32 = 1;
+pub const STORE_BYTES: i32 = 9;
 pub const REDIRECT: i32 = 23;
 pub const LOAD_BYTES: i32 = 26;
 pub const KTIME_GET_BOOT_NS: i32 = 125;

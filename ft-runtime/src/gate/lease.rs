@@ -12,7 +12,7 @@
 //! connections, answering ARP for an address that is another host's by then. So nothing needs to be pinned: the
 //! programs go with the interface, and the lease runs out.
 
-use super::asm::{Assembler, Instruction, KTIME_GET_BOOT_NS, R0, R1, R2, R6, R7};
+use super::asm::{Assembler, Instruction, KTIME_GET_BOOT_NS, R0, R1, R2, R3, R4, R5, R6, R7, STACK, STORE_BYTES};
 use super::bpf;
 use super::boot_time::BootTime;
 use super::error::GateError;
@@ -162,7 +162,7 @@ impl Ingress {
 pub fn attach(net: &ServiceNet) -> Result<(Lease, Ingress), GateError> {
     let map = bpf::create_map(bpf::MAP_TYPE_ARRAY, 4, WORDS_BYTES as u32, 1, bpf::F_MMAPABLE).map_err(refused)?;
     let load = |program: &[Instruction]| bpf::load(bpf::PROG_TYPE_SCHED_CLS, "ft_lease", program).map_err(refused);
-    let egress = load(&egress_program(map.as_raw_fd()))?;
+    let egress = load(&egress_program(map.as_raw_fd(), net.source()))?;
     let ingress = load(&ingress_program(map.as_raw_fd()))?;
     let shared = Arc::new(Shared::of_map(map).map_err(GateError::system("mapping the lease"))?);
     net.within(|| {
@@ -189,8 +189,8 @@ fn refused(e: io::Error) -> GateError {
     }
 }
 
-/// Egress: drop at or after `lease_until`, and IP without the mark.
-fn egress_program(map: i32) -> Vec<Instruction> {
+/// Egress: drop at or after `lease_until`, and IP without the mark. The rest leaves, from `source` if that is given.
+fn egress_program(map: i32, source: Option<[u8; 6]>) -> Vec<Instruction> {
     let mut a = Assembler::new();
     a.copy(R7, R1);
     a.map_value(R1, map);
@@ -204,12 +204,27 @@ fn egress_program(map: i32) -> Vec<Instruction> {
     a.load_32(R6, R7, packet::PROTOCOL);
     a.jump_equal(R6, packet::IPV4, "ip");
     a.jump_equal(R6, packet::IPV6, "ip");
-    a.exit(NEXT);
+    a.jump("leave");
     a.label("ip");
     a.load_32(R6, R7, packet::MARK);
     a.jump_equal(R6, MARK as i32, "leave");
     a.jump("drop");
     a.label("leave");
+    if let Some([m0, m1, m2, m3, m4, m5]) = source {
+        const ROOM: i16 = -8;
+        a.set(R1, i32::from_le_bytes([m0, m1, m2, m3]));
+        a.store_32(STACK, ROOM, R1);
+        a.set(R1, i32::from_le_bytes([m4, m5, 0, 0]));
+        a.store_32(STACK, ROOM + 4, R1);
+        a.copy(R1, R7);
+        a.set(R2, packet::SOURCE);
+        a.copy(R3, STACK);
+        a.add(R3, ROOM.into());
+        a.set(R4, 6);
+        a.set(R5, 0);
+        a.call(STORE_BYTES);
+        a.jump_unequal(R0, 0, "drop");
+    }
     a.exit(NEXT);
     a.finish()
 }
@@ -235,6 +250,8 @@ fn count(a: &mut Assembler, map: i32, counter: i16) {
 
 /// A packet as a program sees it: `struct __sk_buff` (`linux/bpf.h`). The protocol is in network order.
 mod packet {
+    /// Of its link header: where it comes from.
+    pub const SOURCE: i32 = 6;
     pub const MARK: i16 = 8;
     pub const PROTOCOL: i16 = 16;
     pub const IPV4: i32 = (libc::ETH_P_IP as u16).to_be() as i32;

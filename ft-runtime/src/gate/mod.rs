@@ -15,6 +15,7 @@ pub mod asm;
 pub mod boot_time;
 pub(crate) mod bpf;
 pub mod error;
+mod firewall;
 pub mod judge;
 pub mod lease;
 pub mod namespace;
@@ -56,8 +57,15 @@ pub struct Gate {
 
 impl Gate {
     /// The service's network, present and silent: no lease, ingress shut.
-    pub fn open(parent: &str, addresses: &[Address], gateways: &[IpAddr]) -> Result<Self, GateError> {
-        let net = ServiceNet::create(parent, addresses, gateways)?;
+    ///
+    /// `shared`: see [`ServiceNet::create`].
+    pub fn open(
+        parent: &str,
+        addresses: &[Address],
+        gateways: &[IpAddr],
+        shared: Option<[u8; 6]>,
+    ) -> Result<Self, GateError> {
+        let net = ServiceNet::create(parent, addresses, gateways, shared)?;
         let (lease, ingress) = lease::attach(&net)?;
         let queue = net.within(Queue::open).map_err(GateError::system("entering the service's network namespace"))??;
         let (rules, passes) = install_rules(&net)?;

@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 /// The interface's name inside. There is no other beside `lo`.
 const INTERFACE: &str = "service";
@@ -135,12 +136,15 @@ fn octets(ip: IpAddr) -> Vec<u8> {
 }
 
 /// What must be set in the namespace, and to what.
-const SETTINGS: [(&str, &str); 14] = [
+const SETTINGS: [(&str, &str); 15] = [
     // A cookie is a birth that only the kernel knows.
     ("ipv4/tcp_syncookies", "0"),
     // Neither can be restored on another host.
     ("ipv4/tcp_ecn", "0"),
     ("ipv4/tcp_fastopen", "0"),
+    // Else a small write waits until the packet before it has left the gate's queue: at a takeover, the last byte of what is
+    // repeated, without which the kernel takes no acknowledgement of it.
+    ("ipv4/tcp_autocorking", "0"),
     // Protects against what a stale host says after a takeover (PAWS).
     ("ipv4/tcp_timestamps", "1"),
     // The judge's lifetimes are made for it.
@@ -231,6 +235,8 @@ pub struct ServiceNet {
     namespace: Namespace,
     interface: u32,
     mac: [u8; 6],
+    /// What frames come from, where that is not the interface's own address.
+    source: Option<[u8; 6]>,
     addresses: Vec<Address>,
     gateways: Vec<IpAddr>,
 }
@@ -240,7 +246,14 @@ impl ServiceNet {
     ///
     /// `parent`: the interface, in the caller's namespace, of the network where the clients are. (By a macvlan's nature
     /// the host itself doesn't reach the service through it; other hosts, and other macvlans of it, do.)
-    pub fn create(parent: &str, addresses: &[Address], gateways: &[IpAddr]) -> Result<Self, GateError> {
+    ///
+    /// `shared`: the hardware address that the other host's has too; frames are to come from the parent's own instead.
+    pub fn create(
+        parent: &str,
+        addresses: &[Address],
+        gateways: &[IpAddr],
+        shared: Option<[u8; 6]>,
+    ) -> Result<Self, GateError> {
         let v6 = addresses.iter().any(|a| a.ip.is_ipv6());
         super::requirements::check(v6)?;
         let refuse = |why: &str| GateError::Parent { name: parent.into(), why: why.into() };
@@ -257,6 +270,9 @@ impl ServiceNet {
         }
         if link.kind != libc::ARPHRD_ETHER {
             return Err(refuse("it is no Ethernet interface"));
+        }
+        if let Some(why) = super::firewall::in_the_way(parent, Path::new("/sys"), Path::new("/proc")) {
+            return Err(refuse(&why));
         }
         let inherited: Vec<(&str, String)> =
             INHERITED.iter().filter_map(|name| Some((*name, fs::read_to_string(setting_path(name)).ok()?))).collect();
@@ -282,6 +298,9 @@ impl ServiceNet {
         r.message(rt::NEWLINK, rt::CREATE | rt::EXCL, &interface_message(0, 0, 0));
         r.attribute(rt::IFLA_IFNAME, format!("{INTERFACE}\0").as_bytes());
         r.attribute(rt::IFLA_LINK, &index.to_ne_bytes());
+        if let Some(mac) = shared {
+            r.attribute(rt::IFLA_ADDRESS, &mac);
+        }
         r.attribute(rt::IFLA_MTU, &link.mtu.to_ne_bytes());
         r.attribute(rt::IFLA_NET_NS_FD, &namespace.fd.as_raw_fd().to_ne_bytes());
         r.nested(rt::IFLA_LINKINFO, |r| {
@@ -306,7 +325,8 @@ impl ServiceNet {
             let index = nix::net::if_::if_nametoindex(INTERFACE).map_err(|e| GateError::system(what)(e.into()))?;
             Ok((index, Link::read(&route_socket()?, index).map_err(GateError::system(what))?.mac))
         })?;
-        Ok(Self { namespace, interface, mac, addresses: addresses.into(), gateways: gateways.into() })
+        let source = shared.map(|_| link.mac);
+        Ok(Self { namespace, interface, mac, source, addresses: addresses.into(), gateways: gateways.into() })
     }
 
     /// Interfaces up, addresses and routes there. From now on the kernel speaks, as far as the lease lets it.
@@ -362,7 +382,12 @@ impl ServiceNet {
         self.interface
     }
 
-    /// The interface's own; each host has another.
+    /// What each frame that leaves must come from; none: it does so by itself.
+    pub(super) fn source(&self) -> Option<[u8; 6]> {
+        self.source
+    }
+
+    /// The interface's own; each host has another, unless they share one.
     pub fn mac(&self) -> [u8; 6] {
         self.mac
     }

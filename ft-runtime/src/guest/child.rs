@@ -8,98 +8,43 @@
 //! personality, umask, directory.
 
 use super::segment::STACK_BYTES;
-use ft_log::shared::{DOORBELL_FD, GUEST_FDS_MAX};
+use ft_log::adopt::{self, Step};
+use ft_log::shared::{DOORBELL_FD, GUEST_FDS_MAX, SEGMENT_FD, STAGING_FD};
 use std::ffi::{CStr, CString, c_char, c_int, c_ulong};
 use std::io;
 use std::os::fd::RawFd;
 use std::ptr;
 
-/// Where the segment's descriptor lies until it is mapped.
-pub(super) const SEGMENT_FD: RawFd = DOORBELL_FD + 1;
-/// Descriptors wait here, above every place they go to, until those places are free.
-const STAGING_FD: RawFd = DOORBELL_FD + 64;
 /// Descriptor limit that placing them takes at least.
 const PLACING_FDS_MIN: u64 = STAGING_FD as u64 + 64;
 const SIGNALS_MAX: c_int = 64;
 
-/// Every step that can fail; its number travels through the pipe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Step {
-    Signals,
-    PreExec,
-    Session,
-    Personality,
-    PlacingLimit,
-    Descriptors,
-    Directory,
-    Limits,
-    DeathSignal,
-    Trace,
-    Exec,
-}
-
-impl Step {
-    const ALL: [Self; 11] = [
-        Self::Signals,
-        Self::PreExec,
-        Self::Session,
-        Self::Personality,
-        Self::PlacingLimit,
-        Self::Descriptors,
-        Self::Directory,
-        Self::Limits,
-        Self::DeathSignal,
-        Self::Trace,
-        Self::Exec,
-    ];
-
-    /// What was done, and what to do when it fails.
-    pub(super) fn describe(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Signals => ("resetting signals", "report this with `uname -r`"),
-            Self::PreExec => ("entering the guest's surroundings (pre_exec)", "see the setup of namespaces"),
-            Self::Session => ("starting a session", "report this with `uname -r`"),
-            Self::Personality => (
-                "turning off address randomisation (personality)",
-                "a container's seccomp profile may forbid it: allow personality(ADDR_NO_RANDOMIZE)",
-            ),
-            Self::PlacingLimit => (
-                "raising the descriptor limit",
-                "the hard limit (ulimit -Hn) is too low: raise it, or run ft with CAP_SYS_RESOURCE",
-            ),
-            Self::Descriptors => ("placing descriptors", "are stdout and stderr of ft open?"),
-            Self::Directory => ("entering the working directory", "it must exist on both hosts"),
-            Self::Limits => ("fixing the resource limits", "run ft as root (CAP_SYS_RESOURCE)"),
-            Self::DeathSignal => ("tying the guest to the engine", "the engine ended meanwhile"),
-            Self::Trace => ("becoming traceable", "is kernel.yama.ptrace_scope 3? it must be 2 or less"),
-            Self::Exec => ("executing the program", ""),
-        }
+/// What was done, and what to do when it fails.
+pub(super) fn describe(step: Step) -> (&'static str, &'static str) {
+    match step {
+        Step::Signals => ("resetting signals", "report this with `uname -r`"),
+        Step::PreExec => ("entering the guest's surroundings (pre_exec)", "see the setup of namespaces"),
+        Step::Session => ("starting a session", "report this with `uname -r`"),
+        Step::Personality => (
+            "turning off address randomisation (personality)",
+            "a container's seccomp profile may forbid it: allow personality(ADDR_NO_RANDOMIZE)",
+        ),
+        Step::PlacingLimit => (
+            "raising the descriptor limit",
+            "the hard limit (ulimit -Hn) is too low: raise it, or run ft with CAP_SYS_RESOURCE",
+        ),
+        Step::Descriptors => ("placing descriptors", "are stdout and stderr of ft open?"),
+        Step::Directory => ("entering the working directory", "it must exist on both hosts"),
+        Step::Limits => ("fixing the resource limits", "run ft as root (CAP_SYS_RESOURCE)"),
+        Step::DeathSignal => ("tying the guest to the engine", "the engine ended meanwhile"),
+        Step::Trace => ("becoming traceable", "is kernel.yama.ptrace_scope 3? it must be 2 or less"),
+        Step::Exec => ("executing the program", ""),
     }
 }
 
-/// A failure as it travels through the pipe.
-pub(super) struct Failure {
-    pub step: Step,
-    pub source: io::Error,
-}
-
-pub(super) const FAILURE_BYTES: usize = 8;
-
-impl Failure {
-    fn encode(step: Step, errno: i32) -> [u8; FAILURE_BYTES] {
-        let e = errno.to_le_bytes();
-        [step as u8, 0, 0, 0, e[0], e[1], e[2], e[3]]
-    }
-
-    pub(super) fn decode(b: &[u8; FAILURE_BYTES]) -> Option<Self> {
-        let step = *Step::ALL.get(b[0] as usize)?;
-        let source = match i32::from_le_bytes([b[4], b[5], b[6], b[7]]) {
-            0 => io::Error::other("no reason given"),
-            errno => io::Error::from_raw_os_error(errno),
-        };
-        Some(Self { step, source })
-    }
+/// Why a step failed.
+pub(super) fn reason(errno: i32) -> io::Error {
+    if errno == 0 { io::Error::other("no reason given") } else { io::Error::from_raw_os_error(errno) }
 }
 
 /// Strings and the null-terminated array of pointers to them that exec takes.
@@ -147,7 +92,7 @@ impl Child<'_> {
             Err(failure) => failure,
             Ok(never) => match never {},
         };
-        let message = Failure::encode(step, e.raw_os_error().unwrap_or(0));
+        let message = adopt::failure(step, e.raw_os_error().unwrap_or(0));
         // SAFETY: writes a local buffer to a descriptor we hold; then ends the process without running the engine's
         // exit handlers, which are not ours to run.
         unsafe {
@@ -170,14 +115,14 @@ impl Child<'_> {
         // The whole value, not one bit more: every other personality bit changes the layout too.
         // SAFETY: as for setsid.
         check(unsafe { libc::personality(libc::ADDR_NO_RANDOMIZE as c_ulong) }).map_err(at(Step::Personality))?;
-        raise_descriptor_limit().map_err(at(Step::PlacingLimit))?;
+        raise_descriptor_limit(ITSELF).map_err(at(Step::PlacingLimit))?;
         // SAFETY: as for this function: the engine's descriptors are not used here any more but through `self`.
         unsafe { self.place_descriptors() }.map_err(at(Step::Descriptors))?;
         // SAFETY: `cwd` is a C string that the fork copied with the rest of the engine's memory.
         check(unsafe { libc::chdir(self.cwd.as_ptr()) }).map_err(at(Step::Directory))?;
         // SAFETY: as for setsid; it can't fail.
         unsafe { libc::umask(self.umask) };
-        fix_limits().map_err(at(Step::Limits))?;
+        fix_limits(ITSELF).map_err(at(Step::Limits))?;
         // After pre_exec: a change of credentials there would clear it.
         // SAFETY: as for setsid.
         check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong) })
@@ -283,19 +228,23 @@ fn block_all_but_sigtrap() -> io::Result<()> {
     Ok(())
 }
 
-fn raise_descriptor_limit() -> io::Result<()> {
+/// The calling process, where a process is named.
+const ITSELF: libc::pid_t = 0;
+
+/// So that the shim's descriptors can be placed.
+pub(super) fn raise_descriptor_limit(pid: libc::pid_t) -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills `limit`.
-    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    check(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, ptr::null(), &mut limit) })?;
     limit.rlim_max = limit.rlim_max.max(PLACING_FDS_MIN);
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: the kernel reads `limit`.
-    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
+    check(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &limit, ptr::null_mut()) })?;
     Ok(())
 }
 
 /// After all descriptors are in their places, which lie above the limit set here.
-fn fix_limits() -> io::Result<()> {
+pub(super) fn fix_limits(pid: libc::pid_t) -> io::Result<()> {
     let fixed = [
         (libc::RLIMIT_STACK, STACK_BYTES),
         (libc::RLIMIT_CORE, 0),
@@ -307,22 +256,7 @@ fn fix_limits() -> io::Result<()> {
     for (resource, value) in fixed {
         let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
         // SAFETY: the kernel reads `limit`.
-        check(unsafe { libc::setrlimit(resource, &limit) })?;
+        check(unsafe { libc::prlimit(pid, resource, &limit, ptr::null_mut()) })?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failures_survive_the_pipe() {
-        for (n, step) in Step::ALL.into_iter().enumerate() {
-            assert_eq!(step as usize, n);
-            let f = Failure::decode(&Failure::encode(step, libc::ENOENT)).unwrap();
-            assert_eq!((f.step, f.source.raw_os_error()), (step, Some(libc::ENOENT)));
-        }
-        assert!(Failure::decode(&[200, 0, 0, 0, 1, 0, 0, 0]).is_none());
-    }
 }

@@ -15,6 +15,10 @@ pub enum LaunchError {
     #[error("cannot protect {}: {why}; {advice}", program.display())]
     Unsupported { program: PathBuf, why: String, advice: String },
 
+    /// The environment's: kernel or processor lack something for good.
+    #[error("this host cannot run guests: it needs {feature}; {advice}")]
+    Missing { feature: String, advice: &'static str },
+
     /// The caller's: an argument that no process can be given.
     #[error("cannot start the guest: {what}; correct the command line or the environment given for it")]
     Argument { what: String },

@@ -1,4 +1,5 @@
-//! Starts a guest: fork, exec under ptrace, the shim put in at the exec stop, and off it goes.
+//! Starts a guest: fork, exec under ptrace, the shim put in at the exec stop, and off it goes. A program that asked to become
+//! the guest ([`Adoptee`]) comes to its exec stop by itself; from there on all is the same.
 //!
 //! The program's own first instruction (ld.so's, or a static binary's) has not run when the shim gets control: r15
 //! holds its address, everything else is as the kernel left it at exec.
@@ -7,19 +8,24 @@
 //! (PR_SET_PDEATHSIG speaks of threads). So each guest has a *keeper*, a thread that forks, injects, and then does
 //! nothing but live as long as the guest. An engine that ends takes its keepers and so its guests along.
 //!
+//! A program that was adopted keeps its parent, and dies by its lifeline instead.
+//!
 //! What the kernel clears again: the death signal goes when the guest changes its credentials, and forked children of
 //! the guest never have it. Both are the shim's to set anew.
 
-use super::Guest;
-use super::child::{Child, FAILURE_BYTES, Failure, SEGMENT_FD, Step, StringArray};
+use super::{Guest, Origin};
+use super::adopt::{Adoptee, Become};
+use super::child::{Child, StringArray, describe, reason};
 use super::error::LaunchError;
 use super::image::ShimImage;
 use super::maps::Layout;
 use super::program;
+use super::requirements;
 use super::segment::{NewSegment, Start};
 use super::start_stack::{self, SIGNAL_STACK_BYTES_MIN, StackError};
 use super::tracee::{self, Tracee};
-use ft_log::shared::{ARENA_BASE, ARENA_BYTES, SEGMENT_BYTES, SHARED_BASE, SHIM_BASE};
+use ft_log::adopt::{FAILURE_BYTES, Step, decode_failure};
+use ft_log::shared::{ARENA_BASE, ARENA_BYTES, SEGMENT_BYTES, SEGMENT_FD, SHARED_BASE, SHIM_BASE};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -70,10 +76,14 @@ pub struct LaunchSpec {
     /// Runs in the child before everything else, with the engine's descriptors, e.g. to enter a mount namespace.
     /// Other threads of the engine may have held locks at the fork: system calls only, no allocation, no logging.
     pub pre_exec: Option<PreExec>,
+    /// The program that is to become the guest, with its own standard output and error and without `pre_exec`. `None`: a
+    /// new process is made.
+    pub adoptee: Option<Adoptee>,
 }
 
 /// Starts a guest. It runs when this returns; dropping it kills it.
 pub fn launch(spec: &mut LaunchSpec, shim: &ShimImage) -> Result<Guest, LaunchError> {
+    requirements::check()?;
     let mut order = Order::new(spec)?;
     let shim = shim.clone();
     let (tell, told) = mpsc::sync_channel(1);
@@ -103,6 +113,7 @@ struct Order {
     stdout: RawFd,
     stderr: RawFd,
     pre_exec: Option<PreExec>,
+    adoptee: Option<Adoptee>,
 }
 
 impl Order {
@@ -125,6 +136,7 @@ impl Order {
             stdout: spec.stdout.as_ref().map_or(libc::STDOUT_FILENO, |fd| fd.as_raw_fd()),
             stderr: spec.stderr.as_ref().map_or(libc::STDERR_FILENO, |fd| fd.as_raw_fd()),
             pre_exec: spec.pre_exec.take(),
+            adoptee: spec.adoptee.take(),
         })
     }
 }
@@ -155,7 +167,7 @@ fn environment(env: &[(OsString, OsString)]) -> Result<Vec<CString>, LaunchError
 }
 
 /// A list of preloads without the shim's own; `None` when that was all of it.
-fn without_shim(preload: &OsStr) -> Option<OsString> {
+pub(crate) fn without_shim(preload: &OsStr) -> Option<OsString> {
     let is_separator = |b: &u8| matches!(b, b':' | b' ');
     let names_shim = |entry: &[u8]| {
         let file = entry.rsplit(|b| *b == b'/').next().unwrap_or_default();
@@ -203,13 +215,16 @@ fn start(order: &mut Order, shim: &ShimImage) -> Result<Guest, LaunchError> {
         .into();
     let stdin = File::open("/dev/null").map_err(LaunchError::prepare("opening /dev/null", "does /dev exist?"))?;
 
-    let fledgling = exec(order, &segment, &doorbell, &stdin)?;
+    let (fledgling, origin) = match order.adoptee.take() {
+        None => (exec(order, &segment, &doorbell, &stdin)?, Origin::Forked),
+        Some(a) => adopt(order, a, &segment, &doorbell, &stdin)?,
+    };
     let tracee =
         Tracee::at_exec_stop(fledgling.pid()).map_err(LaunchError::inject("taking hold of it", INJECT_ADVICE))?;
     inject(&tracee, fledgling.pid(), order, shim, &mut segment)?;
     tracee.enter(shim.entry()).map_err(LaunchError::inject("letting it go", INJECT_ADVICE))?;
     let (pid, pidfd) = fledgling.grown();
-    Ok(Guest { pid, pidfd, segment: segment.publish(), doorbell, exit: None })
+    Ok(Guest { pid, pidfd, segment: segment.publish(), doorbell, origin, exit: None })
 }
 
 /// A guest without a shim: dropped, it is killed.
@@ -242,7 +257,8 @@ impl Fledgling {
 impl Drop for Fledgling {
     fn drop(&mut self) {
         if let Some((pid, pidfd)) = self.0.take() {
-            super::kill(&pidfd);
+            super::kill(&pidfd, super::PIDFD_SIGNAL_PROCESS_GROUP);
+            super::kill(&pidfd, 0);
             // It may report stops of the trace before it reports its end.
             while let Ok(WaitStatus::Stopped(..) | WaitStatus::PtraceEvent(..)) = tracee::wait(pid) {}
         }
@@ -279,23 +295,49 @@ fn exec(order: &mut Order, segment: &NewSegment, doorbell: &OwnedFd, stdin: &Fil
         Ok(ForkResult::Parent { child: pid }) => {
             let fledgling = Fledgling::new(pid)?;
             drop(failures_of_child);
-            await_exec(order, &fledgling, failures.into())?;
+            await_exec(order, pid, failures.into())?;
             Ok(fledgling)
         }
         Err(e) => Err(LaunchError::prepare("forking", "is a limit of processes or memory reached?")(e.into())),
     }
 }
 
-/// Reads the pipe until exec or exit closes it, then waits for the stop that follows an exec.
-fn await_exec(order: &Order, fledgling: &Fledgling, mut failures: File) -> Result<(), LaunchError> {
+/// Has a program execute itself anew, and meets it at its exec stop. Before that it ends by itself if this fails: nothing
+/// is killed that is not a guest.
+fn adopt(
+    order: &Order,
+    adoptee: Adoptee,
+    segment: &NewSegment,
+    doorbell: &OwnedFd,
+    stdin: &File,
+) -> Result<(Fledgling, Origin), LaunchError> {
+    let (guests_end, lifeline) =
+        pipe2(OFlag::O_CLOEXEC).map_err(|e| LaunchError::prepare("making a pipe", FDS_ADVICE)(e.into()))?;
+    let failures = adoptee.become_guest(&Become {
+        program: &order.program_c,
+        argv: &order.argv,
+        env: &order.env,
+        cwd: &order.cwd,
+        umask: order.umask,
+        descriptors: [stdin.as_fd(), doorbell.as_fd(), segment.fd(), guests_end.as_fd()],
+    })?;
+    let Adoptee { stream, pid, pidfd, .. } = adoptee;
+    // Its end is awaited at `failures`.
+    drop(stream);
+    await_exec(order, pid, failures)?;
+    Ok((Fledgling(Some((pid, pidfd))), Origin::Adopted { _lifeline: lifeline }))
+}
+
+/// Reads until exec or exit closes the process's end, then waits for the stop that follows an exec.
+fn await_exec(order: &Order, pid: Pid, mut failures: File) -> Result<(), LaunchError> {
     wait_readable(&failures, Duration::from_secs(EXEC_SECONDS_MAX))?;
     let mut message = [0; FAILURE_BYTES];
     match failures.read_exact(&mut message) {
         Ok(()) => {
-            let Some(Failure { step, source }) = Failure::decode(&message) else {
+            let Some((step, errno)) = decode_failure(&message) else {
                 return Err(LaunchError::Strange { what: format!("a child that failed with {message:?}") });
             };
-            let (what, advice) = step.describe();
+            let (source, (what, advice)) = (reason(errno), describe(step));
             return Err(match step {
                 Step::Exec => program::explain_exec(&order.program, &source),
                 _ => LaunchError::Setup { what, source, advice },
@@ -304,7 +346,7 @@ fn await_exec(order: &Order, fledgling: &Fledgling, mut failures: File) -> Resul
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
         Err(e) => return Err(LaunchError::prepare("reading the child's pipe", "report this with `uname -r`")(e)),
     }
-    match tracee::wait(fledgling.pid()) {
+    match tracee::wait(pid) {
         Ok(WaitStatus::Stopped(_, Signal::SIGTRAP)) => Ok(()),
         Ok(WaitStatus::Exited(_, code)) => Err(LaunchError::Died { how: format!("exit status {code}") }),
         Ok(WaitStatus::Signaled(_, signal, _)) => Err(LaunchError::Died { how: format!("killed by {signal}") }),

@@ -18,7 +18,8 @@ use super::frame::BODY_BYTES_MAX;
 use crate::guest::EMBEDDED_SHIM;
 use crate::logfile::{OsText, hex};
 use crate::record::sha256;
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::Resource;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// A hello as text is never longer; bounds what a peer can make us hold.
 const HELLO_BYTES_MAX: usize = 8 << 20;
@@ -71,6 +73,8 @@ pub struct Subject<'a> {
     pub service: Option<SocketAddr>,
     /// The part of the configuration that is for both hosts.
     pub config: &'a [u8],
+    /// Whose user and limits the guest has. `None`: this process's.
+    pub process: Option<Pid>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,12 +165,12 @@ impl Hello {
             env: s.env.iter().map(variable).collect(),
             cwd: s.cwd.as_os_str().into(),
             umask: s.umask,
-            user: user().map_err(io_error("the ids of the user"))?,
+            user: user(s.process).map_err(io_error("the ids of the user"))?,
             kernel_release: release.trim().into(),
             start_vector: start_vector(),
             cpu: Cpu::here(),
             state_dirs: s.state_dirs.iter().map(|d| tree::digest(d, &mut read, progress)).collect::<Result<_, _>>()?,
-            limits: limits().map_err(io_error("the limits of this process"))?,
+            limits: limits(s.process).map_err(io_error("the limits of the process"))?,
             service: s.service,
             config_sha256: digest(s.config),
         })
@@ -214,10 +218,22 @@ fn digest(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-fn user() -> io::Result<User> {
-    let mut groups: Vec<u32> = nix::unistd::getgroups()?.into_iter().map(|g| g.as_raw()).collect();
+fn user(process: Option<Pid>) -> io::Result<User> {
+    let Some(pid) = process else {
+        let mut groups: Vec<u32> = nix::unistd::getgroups()?.into_iter().map(|g| g.as_raw()).collect();
+        groups.sort_unstable();
+        return Ok(User { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw(), groups });
+    };
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let numbers = |name: &str| -> Vec<u32> {
+        let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
+        line.split_ascii_whitespace().filter_map(|n| n.parse().ok()).collect()
+    };
+    // Real, effective, saved, of the file system.
+    let effective = |name: &str| numbers(name).get(1).copied().ok_or_else(|| io::Error::other(format!("no {name}")));
+    let mut groups = numbers("Groups:");
     groups.sort_unstable();
-    Ok(User { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw(), groups })
+    Ok(User { uid: effective("Uid:")?, gid: effective("Gid:")?, groups })
 }
 
 fn start_vector() -> StartVector {
@@ -253,10 +269,15 @@ const LIMITS: [(&str, Resource); 10] = [
     ("pending signals", Resource::RLIMIT_SIGPENDING),
 ];
 
-fn limits() -> io::Result<BTreeMap<String, Limit>> {
+fn limits(process: Option<Pid>) -> io::Result<BTreeMap<String, Limit>> {
+    let pid = process.map_or(0, Pid::as_raw);
     let one = |(name, resource): &(&str, Resource)| {
-        let (soft, hard) = getrlimit(*resource)?;
-        Ok(((*name).to_owned(), Limit(soft, hard)))
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the kernel fills `limit`.
+        if unsafe { libc::prlimit(pid, *resource as libc::__rlimit_resource_t, std::ptr::null(), &mut limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(((*name).to_owned(), Limit(limit.rlim_cur, limit.rlim_max)))
     };
     LIMITS.iter().map(one).collect()
 }
@@ -289,6 +310,7 @@ pub enum Item {
     Limit(String),
     Service,
     Config,
+    Clock,
 }
 
 impl fmt::Display for Item {
@@ -318,6 +340,7 @@ impl fmt::Display for Item {
             Self::Limit(name) => write!(f, "limit of {name}"),
             Self::Service => f.write_str("service address"),
             Self::Config => f.write_str("shared configuration"),
+            Self::Clock => f.write_str("time of day"),
         }
     }
 }
@@ -446,6 +469,21 @@ pub fn differences(ours: &Hello, theirs: &Hello) -> Vec<Difference> {
         "copy the service's configuration from one host to the other",
     );
     f.0
+}
+
+/// Clocks may differ by so much. The service's time of day moves by it at a takeover.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(1);
+
+/// Of two clocks, read as close to each other as a message takes.
+pub fn clock_difference(ours: SystemTime, theirs: SystemTime) -> Option<Difference> {
+    let apart = ours.duration_since(theirs).unwrap_or_else(|e| e.duration());
+    let shown = |t| humantime::format_rfc3339_millis(t).to_string();
+    (apart > CLOCKS_APART_MAX).then(|| Difference {
+        item: Item::Clock,
+        ours: shown(ours),
+        theirs: shown(theirs),
+        advice: "keep both clocks by NTP (chrony, systemd-timesyncd): the service's time would jump at a takeover",
+    })
 }
 
 /// As much of a digest as people compare.

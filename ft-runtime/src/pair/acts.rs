@@ -140,6 +140,12 @@ impl Pair {
                     for e in std::mem::take(&mut self.young) {
                         primary.unlogged_event(core, SERVICE, &e)?;
                     }
+                    if let Some(g) = w.give_back() {
+                        self.board.event(&format!(
+                            "packets that clients sent meanwhile: {} given to this host ({} refused)",
+                            g.packets, g.refused
+                        ));
+                    }
                 }
                 primary.break_connections(core)?;
                 primary.front().watched = true;

@@ -31,6 +31,10 @@ pub mod kind {
     pub const STILLBORN: u8 = 11;
     /// The fingerprint of the sender's guard: see `guard`.
     pub const GUARD: u8 = 12;
+    /// Whether the backup's tap hears the primary's host: see `tap::flood`.
+    pub const TAPPED: u8 = 14;
+    /// JSON: the sender's time of day, after both hellos.
+    pub const CLOCK: u8 = 13;
 }
 
 /// Room for the head of any message here.

@@ -464,6 +464,12 @@ impl Pair {
             return;
         }
         self.heartbeat_at = now + self.settings.heartbeat();
+        if !self.leads()
+            && !self.log_is_over
+            && let Some(w) = &mut self.world
+        {
+            w.keep_heard(now, self.heard_at);
+        }
         self.show_progress(now);
         if let Some(Order::Force) = self.board.take_order() {
             self.decider.tell(failover::Event::Operator(Command::Force));

@@ -20,28 +20,36 @@ use crate::failover::config::{ArbiterKind, DivergencePolicy, Timing};
 use crate::failover::event::{Command, LinkEnd};
 use crate::failover::message::Preferred;
 use crate::failover::{self, Action, Event, HostId, Kind};
-use crate::guest::{ShimImage, launch};
-use crate::link::hello::{Hello, HelloReader, Subject, differences};
+use crate::gate;
+use crate::guest::{self, Adoptee, ShimImage, launch};
+use crate::preload::{Program, await_program, open_reception};
+use crate::link::hello::{Hello, HelloReader, Subject, clock_difference, differences};
 use crate::link::{Keys, Link, LinkError, Listener, PrivateKey, PublicKey};
 use crate::logfile::{OsText, hex};
-use crate::probe::Probe;
+use crate::tap::flood::Caller;
+use crate::tap::{self, TapError};
+use crate::probe::{self, Probe};
 use crate::start::{Error, Surroundings, exit_code_of, io_error, prepare_process, setup};
 use ft_log::codec::Writer;
 use ft_log::shared::role;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Between two attempts to reach the other host.
 const RETRY: Duration = Duration::from_millis(200);
 /// For one step of the start, once the other host is there.
 const STEP_MAX: Duration = Duration::from_secs(60);
+/// For the primary's frames to reach the backup's tap, and how often it looks.
+const FLOOD_MAX: Duration = Duration::from_secs(3);
+const FLOOD_EVERY: Duration = Duration::from_millis(20);
 /// For one answer of the arbiter; then it is asked again.
 const ARBITER_MAX: Duration = Duration::from_millis(1000);
 /// How long `ft` sleeps at most while it waits for its part.
@@ -117,34 +125,52 @@ fn surroundings(c: &Config) -> Result<Surroundings, Error> {
     Ok(s)
 }
 
-/// Waits for something on one of `fds` or a signal; true: a signal came.
-fn wait(fds: &[(BorrowedFd, PollFlags)], signals: &OwnedFd, until: Instant) -> Result<bool, Error> {
-    let mut all = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+/// What ends the waiting for the other host.
+struct Ends {
+    signals: OwnedFd,
+    /// Readable once the program that waits with us has ended.
+    program: Option<OwnedFd>,
+}
+
+impl Ends {
+    fn check(&self, signals: PollFlags, program: PollFlags) -> Result<(), Error> {
+        let why = match (signals.is_empty(), program.is_empty()) {
+            (false, _) => "stopped by a signal before the service was started",
+            (_, false) => "the program ended before the service was started",
+            _ => return Ok(()),
+        };
+        Err(Error::Refused(why.into()))
+    }
+}
+
+/// Waits for something on one of `fds`.
+fn wait(fds: &[(BorrowedFd, PollFlags)], ends: &Ends, until: Instant) -> Result<(), Error> {
+    let program = ends.program.as_ref().unwrap_or(&ends.signals);
+    let mut all = vec![PollFd::new(ends.signals.as_fd(), PollFlags::POLLIN), PollFd::new(program.as_fd(), PollFlags::POLLIN)];
     all.extend(fds.iter().map(|(fd, flags)| PollFd::new(*fd, *flags)));
     let left = until.saturating_duration_since(Instant::now()).min(SLEEP_MAX);
     match poll(&mut all, PollTimeout::from(left.as_micros().div_ceil(1000) as u16)) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(all[0].revents().is_some_and(|r| !r.is_empty())),
+        Ok(_) | Err(nix::errno::Errno::EINTR) => {
+            let came = |n: usize| all[n].revents().unwrap_or(PollFlags::empty());
+            ends.check(came(0), came(1))
+        }
         Err(e) => Err(io_error("waiting for the other host")(e.into())),
     }
 }
 
-fn wait_link(link: &Link, signals: &OwnedFd, until: Instant) -> Result<(), Error> {
+fn wait_link(link: &Link, ends: &Ends, until: Instant) -> Result<(), Error> {
     let write = if link.interest().write { PollFlags::POLLOUT } else { PollFlags::empty() };
-    if wait(&[(link.fd(), PollFlags::POLLIN | write)], signals, until)? { Err(interrupted()) } else { Ok(()) }
+    wait(&[(link.fd(), PollFlags::POLLIN | write)], ends, until)
 }
 
-fn interrupted() -> Error {
-    Error::Refused("stopped by a signal before the service was started".into())
+fn connect(address: SocketAddr, keys: &Keys, ends: &Ends) -> Result<Link, Error> {
+    bring_up(Link::connect(address, keys)?, ends)
 }
 
-fn connect(address: SocketAddr, keys: &Keys, signals: &OwnedFd) -> Result<Link, Error> {
-    bring_up(Link::connect(address, keys)?, signals)
-}
-
-fn bring_up(mut link: Link, signals: &OwnedFd) -> Result<Link, Error> {
+fn bring_up(mut link: Link, ends: &Ends) -> Result<Link, Error> {
     while !link.is_up() {
         let until = link.deadline().unwrap_or_else(|| Instant::now() + RETRY);
-        wait_link(&link, signals, until)?;
+        wait_link(&link, ends, until)?;
         link.on_deadline(Instant::now())?;
         link.on_ready()?;
         link.flush()?;
@@ -162,7 +188,7 @@ fn say<T: Serialize>(link: &mut Link, kind: u8, what: &T) -> Result<(), Error> {
 fn hear(
     link: &mut Link,
     wanted: u8,
-    signals: &OwnedFd,
+    ends: &Ends,
     roles: &mut dyn FnMut(failover::Message),
 ) -> Result<Vec<u8>, Error> {
     let until = Instant::now() + STEP_MAX;
@@ -186,14 +212,14 @@ fn hear(
         if Instant::now() > until {
             return Err(Error::Refused(format!("the other host said nothing for {} s", STEP_MAX.as_secs())));
         }
-        wait_link(link, signals, until)?;
+        wait_link(link, ends, until)?;
         link.on_ready()?;
         link.flush()?;
     }
 }
 
 /// What both hosts must have in common, compared before anything is started. Both compare, both refuse.
-fn agree(link: &mut Link, c: &Config, s: &Surroundings, signals: &OwnedFd) -> Result<(), Error> {
+fn agree(link: &mut Link, c: &Config, s: &Surroundings, process: Option<Pid>, ends: &Ends) -> Result<(), Error> {
     let mut names = [&c.host.name, &c.peer.name];
     names.sort();
     let both = format!("{:?}", (names, &c.service, c.limits.silence_ms_max, c.arbiter.shared()));
@@ -206,6 +232,7 @@ fn agree(link: &mut Link, c: &Config, s: &Surroundings, signals: &OwnedFd) -> Re
         state_dirs: &c.service.state_dirs,
         service: None,
         config: both.as_bytes(),
+        process,
     };
     let ours = Hello::here(&subject, &mut |_| ControlFlow::Continue(()))?;
     for frame in ours.to_frames() {
@@ -214,21 +241,37 @@ fn agree(link: &mut Link, c: &Config, s: &Surroundings, signals: &OwnedFd) -> Re
     link.flush()?;
     let mut reader = HelloReader::default();
     let theirs = loop {
-        if let Some(h) = reader.push(&hear(link, kind::HELLO, signals, &mut |_| {})?)? {
+        if let Some(h) = reader.push(&hear(link, kind::HELLO, ends, &mut |_| {})?)? {
             break h;
         }
     };
-    let found = differences(&ours, &theirs);
+    let mut found = differences(&ours, &theirs);
+    // Both are here now and have nothing else to do: what passes from one to the other is on its way only.
+    say(link, kind::CLOCK, &SystemTime::now())?;
+    let clock = hear(link, kind::CLOCK, ends, &mut |_| {})?;
+    let clock = serde_json::from_slice(&clock).map_err(|e| Error::Refused(format!("the other host's clock: {e}")))?;
+    found.extend(clock_difference(SystemTime::now(), clock));
     if found.is_empty() {
         return Ok(());
     }
     let list: Vec<String> = found.iter().map(ToString::to_string).collect();
     let text = format!("the hosts can't run in lockstep:\n  {}", list.join("\n  "));
-    link.send(kind::BYE, &[], text.as_bytes());
-    link.flush()?;
-    // So that the other host reads ours before the link is gone, if it hasn't found the same itself.
-    link.close()?;
+    refuse(link, &text)?;
     Err(Error::Refused(text))
+}
+
+/// Tells the other host why there is no service.
+fn refuse(link: &mut Link, why: &str) -> Result<(), LinkError> {
+    link.send(kind::BYE, &[], why.as_bytes());
+    link.flush()?;
+    // So that the other host reads it before the link is gone.
+    link.close()
+}
+
+fn address_in_use(c: &Config) -> Result<Option<String>, Error> {
+    let Some(interface) = &c.service.interface else { return Ok(None) };
+    let ips: Vec<IpAddr> = c.service.addresses.iter().map(|a| a.ip).collect();
+    Ok(probe::in_use(interface, &ips)?)
 }
 
 /// Ids that both hosts and the arbiter know: made of the names in both configurations.
@@ -285,8 +328,10 @@ enum Part {
 struct Candidate<'a> {
     config: &'a Config,
     surroundings: &'a Surroundings,
+    /// Of the program that waits with us.
+    process: Option<Pid>,
     keys: Keys,
-    signals: &'a OwnedFd,
+    ends: &'a Ends,
     board: &'a StatusBoard,
     decider: &'a mut Decider,
     /// The primary by preference listens, the other one comes: one connection, whoever was first.
@@ -322,9 +367,7 @@ impl Candidate<'_> {
                 (None, None) => until = until.min(self.look_again),
             }
             fds.extend(self.decider.fd().map(|fd| (fd, PollFlags::POLLIN)));
-            if wait(&fds, self.signals, until)? {
-                return Err(interrupted());
-            }
+            wait(&fds, self.ends, until)?;
         }
     }
 
@@ -334,16 +377,16 @@ impl Candidate<'_> {
         let met = match &self.listener {
             Some(l) => match l.accept(&self.keys)? {
                 None => return Ok(()),
-                Some(link) => bring_up(link, self.signals),
+                Some(link) => bring_up(link, self.ends),
             },
             None if Instant::now() < self.look_again => return Ok(()),
-            None => connect(peer.address, &self.keys, self.signals),
+            None => connect(peer.address, &self.keys, self.ends),
         };
         self.look_again = Instant::now() + RETRY;
         match met {
             Ok(mut link) => {
                 self.board.event(&format!("linked with {}", peer.name));
-                agree(&mut link, self.config, self.surroundings, self.signals)?;
+                agree(&mut link, self.config, self.surroundings, self.process, self.ends)?;
                 self.link = Some(link);
                 self.said = None;
                 self.decider.tell(Event::LinkUp);
@@ -443,10 +486,56 @@ impl Candidate<'_> {
 }
 
 /// Starts the peer's guest with ours.
-fn start_both(link: &mut Link, s: &Surroundings, decider: &mut Decider, signals: &OwnedFd) -> Result<(), Error> {
+fn start_both(link: &mut Link, s: &Surroundings, decider: &mut Decider, ends: &Ends) -> Result<(), Error> {
     say(link, kind::START, &StartMessage::new(s))?;
-    hear(link, kind::READY, signals, &mut |m| decider.tell(Event::Peer(m)))?;
+    hear(link, kind::READY, ends, &mut |m| decider.tell(Event::Peer(m)))?;
     Ok(())
+}
+
+/// Refuses, on both hosts, a network that does not flood.
+fn try_tap(link: &mut Link, world: &World, c: &Config, leads: bool, ends: &Ends) -> Result<(), Error> {
+    let shared = tap::shared_mac(&c.service.name);
+    let heard = match (world.tap(), &c.service.interface) {
+        (Some(tap), _) => {
+            let until = Instant::now() + FLOOD_MAX;
+            let mut heard = tap.hears_caller();
+            while !heard && Instant::now() < until {
+                std::thread::sleep(FLOOD_EVERY);
+                heard = tap.hears_caller();
+            }
+            link.send(kind::TAPPED, &[], &[heard.into()]);
+            link.flush()?;
+            heard
+        }
+        (None, Some(interface)) => {
+            let caller = Caller::open(interface, shared)?;
+            let until = Instant::now() + STEP_MAX;
+            let mut answer = None;
+            while answer.is_none() {
+                caller.call()?;
+                wait_link(link, ends, Instant::now() + FLOOD_EVERY)?;
+                link.on_ready()?;
+                link.recv(&mut |k, body| {
+                    if k == kind::TAPPED {
+                        answer = body.first().copied();
+                        return ControlFlow::Break(());
+                    }
+                    ControlFlow::Continue(())
+                })?;
+                if Instant::now() > until {
+                    return Err(Error::Refused("service.tap: the other host does not say whether it hears this one".into()));
+                }
+            }
+            answer == Some(1)
+        }
+        (None, None) => true,
+    };
+    if heard {
+        return Ok(());
+    }
+    let (speaker, listener) = if leads { (&c.host.name, &c.peer.name) } else { (&c.peer.name, &c.host.name) };
+    let mac = shared.map(|b| format!("{b:02x}")).join(":");
+    Err(TapError::Deaf { speaker: speaker.clone(), listener: listener.clone(), mac }.into())
 }
 
 /// This thread, on which heartbeats and leases depend, before others that want the processor. The guest is not of it.
@@ -460,20 +549,62 @@ fn go_first() {
 
 /// The exit status.
 pub fn run(c: &Config) -> Result<i32, Error> {
+    check_host(c)?;
     let signals = prepare_process()?;
     let board = StatusBoard::new(&c.service.name, &c.host.name, &c.peer.name);
+    let reception = c.service.preload.then(|| open_reception(&board)).transpose()?;
     let _control = ControlSocket::open(&c.control.socket, board.clone())
         .map_err(io_error(format!("the control socket {}", c.control.socket.display())))?;
+    let Some(reception) = reception else {
+        return run_service(c, surroundings(c)?, None, signals, board);
+    };
+    let Program { adoptee, refusal, surroundings } =
+        await_program(&reception, &board, &signals, c.monitor.memory_every)?;
+    board.set(Shown::of(Kind::Starting, 0));
+    let s = as_configured(c, surroundings);
+    run_service(c, s, Some(adoptee), signals, board).inspect_err(|e| refusal.say(&e.to_string()))
+}
+
+/// What can be known before anybody is waited for.
+fn check_host(c: &Config) -> Result<(), Error> {
+    guest::requirements::check()?;
+    if !c.service.addresses.is_empty() {
+        gate::requirements::check(c.service.addresses.iter().any(|a| a.ip.is_ipv6()))?;
+    }
+    Ok(())
+}
+
+/// The configuration's word counts more than the program's own.
+fn as_configured(c: &Config, mut s: Surroundings) -> Surroundings {
+    s.memory_slices = true;
+    if let Some(cwd) = &c.service.cwd {
+        s.cwd = cwd.clone();
+    }
+    if !c.service.env.is_empty() {
+        s.env = c.service.env.iter().map(|(n, v)| (n.into(), v.into())).collect();
+    }
+    s
+}
+
+fn run_service(
+    c: &Config,
+    s: Surroundings,
+    adoptee: Option<Adoptee>,
+    signals: OwnedFd,
+    board: StatusBoard,
+) -> Result<i32, Error> {
     let own = PrivateKey::load(&c.link.key_file)?;
     let peer: PublicKey = c.peer.key.parse()?;
-    let s = surroundings(c)?;
     let mut decider = decider(c)?;
     let listens = c.host.start == Start::Primary;
+    let pidfd = adoptee.as_ref().map(|a| a.pidfd.try_clone()).transpose();
+    let ends = Ends { signals, program: pidfd.map_err(io_error("duplicating a descriptor"))? };
     let candidate = Candidate {
         config: c,
         surroundings: &s,
+        process: adoptee.as_ref().map(|a| a.pid),
         keys: Keys::new(&own, peer)?,
-        signals: &signals,
+        ends: &ends,
         board: &board,
         decider: &mut decider,
         listener: listens.then(|| Listener::bind(c.link.listen)).transpose()?,
@@ -484,8 +615,14 @@ pub fn run(c: &Config) -> Result<i32, Error> {
     };
     let (link, leads, s) = match candidate.wait_for_part()? {
         Part::Starts(mut link) => {
+            if let Some(why) = address_in_use(c)? {
+                if let Some(l) = &mut link {
+                    refuse(l, &why)?;
+                }
+                return Err(Error::Refused(why));
+            }
             if let Some(l) = &mut link {
-                start_both(l, &s, &mut decider, &signals)?;
+                start_both(l, &s, &mut decider, &ends)?;
             }
             (link, true, s)
         }
@@ -495,6 +632,7 @@ pub fn run(c: &Config) -> Result<i32, Error> {
         }
     };
     let mut spec = s.spec(if leads { role::PRIMARY } else { role::BACKUP }, 0);
+    spec.adoptee = adoptee;
     let guest = launch(&mut spec, &ShimImage::embedded()?)?;
     board.set_guest(guest.pid.as_raw());
     let mut link = link;
@@ -509,7 +647,10 @@ pub fn run(c: &Config) -> Result<i32, Error> {
         reset_memory: 2 * c.limits.service_loss() + Duration::from_millis(c.limits.silence_ms_max),
         peer: c.peer.name.clone(),
     };
-    let mut world = World::open(&c.service, settings.lease())?;
+    let mut world = World::open(&c.service, settings.lease(), !leads)?;
+    if let (Some(w), Some(l), true) = (&world, &mut link, c.service.tap) {
+        try_tap(l, w, c, leads, &ends)?;
+    }
     let mut notice = None;
     if let (Some(w), true) = (&mut world, link.is_some()) {
         let ready = if leads {
@@ -534,7 +675,7 @@ pub fn run(c: &Config) -> Result<i32, Error> {
     }
     go_first();
     let beginning = Beginning { link, leads, decider, settings, board, world, probe, notice };
-    let engine = Engine::of_pair(setup(guest, signals, None)?, |epoll| Pair::new(epoll, beginning))?;
+    let engine = Engine::of_pair(setup(guest, ends.signals, None)?, |epoll| Pair::new(epoll, beginning))?;
     let outcome = engine.run()?;
     if let Ended::Left(why) = &outcome.ended {
         return Err(Error::Refused(why.clone()));

@@ -7,16 +7,20 @@ pub mod client;
 pub mod command;
 mod control;
 mod event;
+mod reception;
 
 pub use control::{ControlSocket, Order, Request};
 pub use event::{Event, Milestone};
+pub use reception::Reception;
 
 use crate::failover::Kind;
 use crate::gate::boot_time::BootTime;
 use crate::gate::lease::Lease;
 use event::EventLog;
 use serde::Serialize;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How a host stands.
@@ -133,6 +137,8 @@ struct Shared {
     board: Mutex<Board>,
     /// Told of each event.
     news: Condvar,
+    /// Only where the engine waits for the service's program.
+    reception: OnceLock<Arc<Reception>>,
 }
 
 impl StatusBoard {
@@ -147,7 +153,7 @@ impl StatusBoard {
             progress: None,
         };
         let board = Mutex::new(Board { status, lease: None, events: EventLog::default(), order: None });
-        Self(Arc::new(Shared { board, news: Condvar::new() }))
+        Self(Arc::new(Shared { board, news: Condvar::new(), reception: OnceLock::new() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Board> {
@@ -169,6 +175,20 @@ impl StatusBoard {
 
     pub fn set_progress(&self, progress: Progress) {
         self.lock().status.progress = Some(progress.into());
+    }
+
+    /// From now on a program may come to the control socket.
+    pub fn open_reception(&self) -> io::Result<Arc<Reception>> {
+        let opened = Arc::new(Reception::open()?);
+        Ok(self.0.reception.get_or_init(|| opened).clone())
+    }
+
+    /// A program wants to be the guest. Given back with the reason if it can't.
+    fn receive(&self, program: UnixStream) -> Result<(), (UnixStream, &'static str)> {
+        match self.0.reception.get() {
+            None => Err((program, "this engine starts the server itself; to have it wait for a program, see `preload`")),
+            Some(r) => r.enter(program).map_err(|p| (p, "it has a program already")),
+        }
     }
 
     fn order(&self, o: Order) {

@@ -16,9 +16,11 @@ use crate::gate::namespace::Address;
 use crate::gate::packet::{Seq, SynOptions, Tuple};
 use crate::gate::rules::Change;
 use crate::gate::{Gate, saved_syn};
+use crate::start::Error;
 use crate::takeover::address::Announcer;
 use crate::takeover::route::{Metrics, SETTLE, TakeoverRoutes};
 use crate::takeover::tcp_repair::{self, Birth, InRepair, RestoreSpec, TcpOptions};
+use crate::tap::{self, GivenBack, Tap};
 use ft_log::codec::{DecodeError, Reader, Writer};
 use ft_log::ids::{ConnId, LogIndex};
 use std::cmp::Reverse;
@@ -64,6 +66,7 @@ pub struct World {
     lease: Duration,
     tick_at: Instant,
     pub readable: bool,
+    tap: Option<Tap>,
     /// Behind the gate: when it goes, the gate is gone.
     guard: Option<Guard>,
 }
@@ -173,14 +176,17 @@ pub fn decode_birth(bytes: &[u8]) -> Result<Birth, DecodeError> {
 
 impl World {
     /// The service's network, present and mute. `None`: the service has no virtual address.
-    pub fn open(service: &Service, lease: Duration) -> Result<Option<Self>, GateError> {
+    /// `follows`: it hears what clients say, where the service is tapped.
+    pub fn open(service: &Service, lease: Duration, follows: bool) -> Result<Option<Self>, Error> {
         let Some(interface) = &service.interface else { return Ok(None) };
         let addresses = service
             .addresses
             .iter()
             .map(|a| Address::new(a.ip, a.prefix))
-            .collect::<Result<Vec<_>, _>>()?;
-        let gate = Gate::open(interface, &addresses, &[])?;
+            .collect::<Result<Vec<_>, GateError>>()?;
+        let shared = service.tap.then(|| tap::shared_mac(&service.name));
+        let gate = Gate::open(interface, &addresses, &[], shared)?;
+        let tap = if service.tap && follows { Some(Tap::open(gate.net())?) } else { None };
         Ok(Some(Self {
             gate,
             addresses: service.addresses.clone(),
@@ -198,6 +204,7 @@ impl World {
             lease,
             tick_at: Instant::now(),
             readable: false,
+            tap,
             guard: None,
         }))
     }
@@ -399,6 +406,24 @@ impl World {
     }
 
     // Following.
+
+    /// `None`: the service is not tapped, or this host leads.
+    pub fn tap(&self) -> Option<&Tap> {
+        self.tap.as_ref()
+    }
+
+    /// To be called often while the log comes.
+    pub fn keep_heard(&mut self, now: Instant, heard_at: Instant) {
+        if let Some(Err(e)) = self.tap.as_mut().map(|t| t.keep(now, heard_at)) {
+            tracing::warn!("the tap is gone: clients that speak during an outage will wait longer: {e}");
+            self.tap = None;
+        }
+    }
+
+    /// What clients said during the outage reaches the sockets now, which must be live.
+    pub fn give_back(&mut self) -> Option<GivenBack> {
+        Some(self.tap.take()?.give_back())
+    }
 
     pub fn forget_stillborn(&mut self, s: Stillborn) {
         let key = (s.client, s.local);

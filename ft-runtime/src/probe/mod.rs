@@ -6,8 +6,11 @@
 
 mod arp;
 mod gateways;
+mod in_use;
 pub mod judge;
 mod ndp;
+
+pub use in_use::in_use;
 
 use crate::failover::event::ServiceNet;
 use crate::takeover::address::{Mac, bind_to_link};

@@ -55,6 +55,9 @@ pub struct UpArgs {
     /// Only on alpha, the bare command: to compare with.
     #[arg(long)]
     native: bool,
+    /// Start the server on its own, with LD_PRELOAD=libft_shim.so, and have `ft` wait for it.
+    #[arg(long, conflicts_with_all = ["solo", "native"])]
+    preload: bool,
     /// A directory of the server's data, made if missing; several are allowed. Otherwise guessed from the command.
     #[arg(long, value_name = "DIR")]
     state: Vec<PathBuf>,
@@ -168,6 +171,7 @@ impl UpArgs {
             keep: self.keep,
             state_dirs: self.state,
             port: self.port,
+            preload: self.preload,
             disk_mib: self.disk,
             command: self.command,
         }

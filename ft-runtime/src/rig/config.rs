@@ -31,6 +31,8 @@ pub(super) struct ServiceConfig {
     pub cwd: PathBuf,
     pub state_dirs: Vec<PathBuf>,
     pub port: Option<u16>,
+    /// The rig starts the server itself, with the shim preloaded; `ft` waits for it.
+    pub preload: bool,
     /// All that the user's file says.
     given: Table,
 }
@@ -77,7 +79,9 @@ impl ServiceConfig {
             None => std::env::current_dir().map_err(io_error("the current directory"))?,
         };
         let guessed = || option_values(&argv, &PORT_OPTIONS).find_map(|v| v.to_str()?.parse().ok());
-        Ok(Self { name, port: port.or_else(guessed), command: argv, cwd, state_dirs: dirs, given })
+        let preload = service.get("preload").map(|v| v.as_bool().ok_or_else(|| bad("preload"))).transpose()?;
+        let preload = preload.unwrap_or(false);
+        Ok(Self { name, port: port.or_else(guessed), command: argv, cwd, state_dirs: dirs, preload, given })
     }
 
     /// Path of the control socket, in the host.
@@ -116,12 +120,19 @@ impl ServiceConfig {
                 ("name", self.name.as_str().into()),
                 ("command", command.into()),
                 ("cwd", text(self.cwd.as_os_str())?),
+                ("preload", self.preload.into()),
                 ("addresses", addresses.into()),
                 ("interface", SERVICE.into()),
                 ("probe_targets", targets),
                 ("state_dirs", dirs.into()),
             ],
         );
+        if self.preload {
+            // Its own.
+            let service = all.get_mut("service").and_then(Value::as_table_mut).expect("it was just made");
+            service.remove("command");
+            service.remove("cwd");
+        }
         let start = if host == Host::Alpha { "primary" } else { "backup" };
         merge(&mut all, "host", [("name", host.name().into()), ("start", start.into())]);
         let key_of = |h: Host| keys.get(&h).map_or("", |k| k.public.as_str());
@@ -216,6 +227,15 @@ mod tests {
         assert!(!c.needs_witness());
         let t = c.of_host(Host::Alpha, &BTreeMap::new()).unwrap().parse::<Table>().unwrap();
         assert!(t["arbiter"]["file"].as_str().unwrap().starts_with(SHARED) && t["arbiter"].get("address").is_none());
+    }
+
+    #[test]
+    fn a_server_that_comes_by_itself_is_not_started_by_ft() {
+        let mut c = ServiceConfig::new(None, &command("server --port 1"), &[], None).unwrap();
+        c.preload = true;
+        let t = c.of_host(Host::Beta, &BTreeMap::new()).unwrap().parse::<Table>().unwrap();
+        let service = t["service"].as_table().unwrap();
+        assert_eq!((service["preload"].as_bool(), service.get("command"), service.get("cwd")), (Some(true), None, None));
     }
 
     #[test]

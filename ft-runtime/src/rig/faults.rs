@@ -21,6 +21,8 @@ const DEATH_MAX: Duration = Duration::from_secs(10);
 pub enum Fault {
     KillGuest,
     KillEngine,
+    PauseEngine,
+    ResumeEngine,
     KillHost,
     FreezeHost,
     ThawHost,
@@ -38,9 +40,11 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::KillGuest,
         Self::KillEngine,
+        Self::PauseEngine,
+        Self::ResumeEngine,
         Self::KillHost,
         Self::FreezeHost,
         Self::ThawHost,
@@ -61,6 +65,8 @@ impl Fault {
         match self {
             Self::KillGuest => "kill-guest",
             Self::KillEngine => "kill-engine",
+            Self::PauseEngine => "pause-engine",
+            Self::ResumeEngine => "resume-engine",
             Self::KillHost => "kill-host",
             Self::FreezeHost => "freeze-host",
             Self::ThawHost => "thaw-host",
@@ -82,6 +88,8 @@ impl Fault {
         match self {
             Self::KillGuest => "SIGKILL to the server's first process",
             Self::KillEngine => "SIGKILL to the host's `ft run`",
+            Self::PauseEngine => "SIGSTOP to the host's `ft run`; the server goes on",
+            Self::ResumeEngine => "and SIGCONT",
             Self::KillHost => "the machine is gone: its cables first, then all its processes",
             Self::FreezeHost => "all processes of the host stand still; the kernel does not",
             Self::ThawHost => "and go on",
@@ -125,8 +133,10 @@ pub fn fault(name: &RigName, host: Host, kind: Fault) -> Result<Done> {
     let (places, state) = State::of(name)?;
     let target = Target { places: &places, state: &state, host };
     let (unix_ns, boot_ns) = match kind {
-        Fault::KillGuest => target.kill(target.guest()?),
-        Fault::KillEngine => target.kill(target.engine()?),
+        Fault::KillGuest => target.signal(target.guest()?, libc::SIGKILL),
+        Fault::KillEngine => target.signal(target.engine()?, libc::SIGKILL),
+        Fault::PauseEngine => target.signal(target.engine()?, libc::SIGSTOP),
+        Fault::ResumeEngine => target.signal(target.engine()?, libc::SIGCONT),
         Fault::KillHost => target.kill_host(),
         Fault::FreezeHost => target.freezer().and_then(|f| timed(|| f.freeze())),
         Fault::ThawHost => target.freezer().and_then(|f| timed(|| f.thaw())),
@@ -196,9 +206,9 @@ impl Target<'_> {
             .ok_or_else(|| RigError::Refused(format!("no server runs on {}", self.host)))
     }
 
-    fn kill(&self, victim: ProcessId) -> Result<Moment> {
+    fn signal(&self, victim: ProcessId, signo: i32) -> Result<Moment> {
         let at = now();
-        if victim.signal(libc::SIGKILL) { Ok(at) } else { Err(RigError::Refused("it ended this moment".into())) }
+        if victim.signal(signo) { Ok(at) } else { Err(RigError::Refused("it ended this moment".into())) }
     }
 
     /// Silence first: no FIN and no RST of what dies may be heard.

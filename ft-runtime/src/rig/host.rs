@@ -7,6 +7,7 @@ use super::freezer::Freezer;
 use super::process::ProcessId;
 use super::state::Places;
 use super::{Host, Result, RigError, io_error, root};
+use crate::guest::EMBEDDED_SHIM;
 use crate::logfile::OsText;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, Signal};
@@ -36,6 +37,8 @@ pub(super) struct Spec {
     pub directories: Vec<PathBuf>,
     pub files: Vec<SpecFile>,
     pub service: Option<Service>,
+    /// A server that comes to `service` by itself.
+    pub preloaded: Option<Preloaded>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -50,6 +53,16 @@ pub(super) struct Service {
     pub argv: Vec<OsText>,
     pub cwd: OsText,
 }
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Preloaded {
+    pub server: Service,
+    /// Where the engine waits for it.
+    pub socket: PathBuf,
+}
+
+/// Where a host finds the shim.
+const SHIM: &str = "/usr/local/lib/libft_shim.so";
 
 /// What a host's first process reports, a line each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,7 +184,7 @@ pub(super) fn main(spec: &Path) -> Result<i32> {
             return Err(e);
         }
     }
-    let service = match spec.service.as_ref().map(|s| launch(s, &log)).transpose() {
+    let service = match spec.service.as_ref().map(|s| launch(s, None, &log)).transpose() {
         Ok(pid) => pid,
         Err(e) => {
             reports.say(&Event::Failed(e.to_string()));
@@ -180,6 +193,11 @@ pub(super) fn main(spec: &Path) -> Result<i32> {
     };
     if let Some(pid) = service {
         reports.say(&Event::Service(pid));
+    }
+    if let Some(p) = &spec.preloaded
+        && let Err(e) = launch(&p.server, Some(&p.socket), &log)
+    {
+        reports.say(&Event::Failed(e.to_string()));
     }
     bury(service, &mut reports)
 }
@@ -223,6 +241,10 @@ fn prepare(spec: &Spec) -> Result<()> {
         root::enter(dir, &spec.shared, spec.disk_mib)?;
     }
     root::make_directories(&spec.directories)?;
+    if spec.preloaded.is_some() {
+        let parent = Path::new(SHIM).parent().expect("it is a file's path");
+        fs::create_dir_all(parent).and_then(|()| fs::write(SHIM, EMBEDDED_SHIM)).map_err(io_error(SHIM))?;
+    }
     for f in &spec.files {
         let what = || io_error(f.path.display().to_string());
         if let Some(parent) = f.path.parent() {
@@ -234,12 +256,19 @@ fn prepare(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
-fn launch(service: &Service, log: &File) -> Result<i32> {
+/// `socket`: with the shim preloaded, for the engine there.
+fn launch(service: &Service, socket: Option<&Path>, log: &File) -> Result<i32> {
     let Some((program, arguments)) = service.argv.split_first() else {
         return Err(RigError::Refused("no command given".into()));
     };
     let stream = || log.try_clone().map(Stdio::from).map_err(io_error("the log"));
-    let child = Command::new(&program.0)
+    let mut command = Command::new(&program.0);
+    if let Some(socket) = socket {
+        // What `ft rig up` was started with is not the service's.
+        let own = [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/"), ("LANG", "C.UTF-8")];
+        command.env_clear().envs(own).env("LD_PRELOAD", SHIM).env("FT_SOCKET", socket);
+    }
+    let child = command
         .args(arguments.iter().map(|a| &a.0))
         .current_dir(&service.cwd.0)
         .stdin(Stdio::null())

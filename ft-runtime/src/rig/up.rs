@@ -2,7 +2,7 @@
 
 use super::config::{CONFIG_FILE, KEY_FILE, WITNESS_KEY_FILE, ServiceConfig, WITNESS_PORT};
 use super::freezer::Freezer;
-use super::host::{self, Event, Service, Spec, SpecFile, events, log_tail, service_end, service_pid};
+use super::host::{self, Event, Preloaded, Service, Spec, SpecFile, events, log_tail, service_end, service_pid};
 use super::keys::{self, KeyPair};
 use super::process::{self, ProcessId};
 use super::root::FT;
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ pub struct Up {
     pub keep: bool,
     pub state_dirs: Vec<PathBuf>,
     pub port: Option<u16>,
+    /// The server is started on its own, with the shim preloaded.
+    pub preload: bool,
     /// Room for what each host writes, if limited.
     pub disk_mib: Option<u32>,
     pub command: Vec<OsString>,
@@ -94,7 +96,8 @@ impl Up {
         if unsafe { libc::geteuid() } != 0 {
             return Err(RigError::Refused("a rig needs root: namespaces and mounts".into()));
         }
-        let service = ServiceConfig::new(self.config.as_deref(), &self.command, &self.state_dirs, self.port)?;
+        let mut service = ServiceConfig::new(self.config.as_deref(), &self.command, &self.state_dirs, self.port)?;
+        service.preload |= self.preload;
         catch_interrupts()?;
         let places = Places::new(&self.name);
         let Some(_lock) = places.try_lock()? else {
@@ -262,8 +265,11 @@ impl Up {
             events: places.events(host),
             directories: if is_witness { Vec::new() } else { service.state_dirs.clone() },
             files: files.into_iter().flatten().collect(),
-            service: (!argv.is_empty())
-                .then(|| Service { argv: argv.into_iter().map(OsText).collect(), cwd: OsText(cwd.into()) }),
+            preloaded: (service.preload && self.mode == Mode::Pair && !is_witness).then(|| Preloaded {
+                server: started(&service.command, &service.cwd),
+                socket: ServiceConfig::control_socket(&service.name).into(),
+            }),
+            service: (!argv.is_empty()).then(|| started(&argv, &cwd)),
         })
     }
 
@@ -338,6 +344,10 @@ impl Up {
         };
         Err(RigError::Service(format!("{host}: {why}; {}", log_tail(places, host))))
     }
+}
+
+fn started(argv: &[OsString], cwd: &Path) -> Service {
+    Service { argv: argv.iter().cloned().map(OsText).collect(), cwd: OsText(cwd.into()) }
 }
 
 /// Is there a listening TCP socket in the host's network?

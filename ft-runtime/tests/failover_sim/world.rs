@@ -355,6 +355,8 @@ enum Fault {
     LinkLost,
     LinkSlow,
     ServiceCut,
+    /// Link and service network of one host at once.
+    BothCut,
     ArbiterDown,
     Lag,
     Poison,
@@ -362,7 +364,7 @@ enum Fault {
     Force,
 }
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 15] = [
     Fault::KillEngine,
     Fault::KillHost,
     Fault::KillGuest,
@@ -374,6 +376,7 @@ const FAULTS: [Fault; 14] = [
     Fault::LinkLost,
     Fault::LinkSlow,
     Fault::ServiceCut,
+    Fault::BothCut,
     Fault::ArbiterDown,
     Fault::Lag,
     Fault::Poison,
@@ -758,17 +761,7 @@ impl World {
                     self.push(self.now + long, Happening::Thaw { host });
                 }
             }
-            Fault::LinkCut | Fault::LinkHalfCut => {
-                for from in 0..HOSTS {
-                    if !self.link.cut[from] && (kind == Fault::LinkCut || from == host) {
-                        self.link.cut[from] = true;
-                        self.push(self.now + long, Happening::LinkHeals { from });
-                    }
-                    if kind == Fault::LinkCut && self.rng.one_in(3) {
-                        self.lose_link(from);
-                    }
-                }
-            }
+            Fault::LinkCut | Fault::LinkHalfCut => self.cut_link(kind == Fault::LinkCut, host, long),
             Fault::LinkReset => {
                 let epoch = self.link.epoch;
                 for h in 0..HOSTS {
@@ -779,13 +772,10 @@ impl World {
             }
             Fault::LinkLost => self.lose_link(host),
             Fault::LinkSlow => self.link.slow_until[host] = self.now + long,
-            Fault::ServiceCut => {
-                if !self.service_cut[host] {
-                    self.service_cut[host] = true;
-                    let after = self.rng.range(20, 150) * MS;
-                    self.later(host, after, Input::ProbeService);
-                    self.push(self.now + long, Happening::ServiceHeals { host });
-                }
+            Fault::ServiceCut => self.cut_service(host, long),
+            Fault::BothCut => {
+                self.cut_link(true, host, long);
+                self.cut_service(host, long);
             }
             Fault::ArbiterDown => {
                 if !self.arbiter.down {
@@ -802,6 +792,29 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// `both`: both ways, else only what `host` says is lost.
+    fn cut_link(&mut self, both: bool, host: usize, long: Micros) {
+        for from in 0..HOSTS {
+            if !self.link.cut[from] && (both || from == host) {
+                self.link.cut[from] = true;
+                self.push(self.now + long, Happening::LinkHeals { from });
+            }
+            if both && self.rng.one_in(3) {
+                self.lose_link(from);
+            }
+        }
+    }
+
+    fn cut_service(&mut self, host: usize, long: Micros) {
+        if self.service_cut[host] {
+            return;
+        }
+        self.service_cut[host] = true;
+        let after = self.rng.range(20, 150) * MS;
+        self.later(host, after, Input::ProbeService);
+        self.push(self.now + long, Happening::ServiceHeals { host });
     }
 
     fn lose_link(&mut self, host: usize) {

@@ -22,6 +22,9 @@ const KEPT: u64 = 8;
 /// Times a reader lists again because what it had found was removed meanwhile.
 const ROUNDS_MAX: usize = 16;
 
+/// No record is longer.
+const RECORD_BYTES: usize = 512;
+
 pub struct FileArbiter {
     /// Without the suffix of a version.
     name: PathBuf,
@@ -99,6 +102,7 @@ impl FileArbiter {
             Err(stands) => return Ok(Told::Lost(stands)),
         };
         let content = serde_json::to_vec(&Stored::from(&record)).expect("a record is plain numbers and text");
+        assert!(content.len() <= RECORD_BYTES, "a record of {} bytes", content.len());
         write_synced(&self.temporary, &content).map_err(Self::failed(&self.temporary))?;
         let path = self.path_of(record.version);
         let linked = fs::hard_link(&self.temporary, &path);
@@ -122,9 +126,9 @@ impl FileArbiter {
     }
 
     /// Makes this host's view of the directory fresh: what a network file system has cached of it is void once this
-    /// host has changed it.
+    /// host has changed it. It writes as much as a record has, so that a full disk is found before there is something to decide.
     fn refresh(&self) -> Result<(), FileError> {
-        fs::write(&self.temporary, []).map_err(Self::failed(&self.temporary))?;
+        write_synced(&self.temporary, &[b' '; RECORD_BYTES]).map_err(Self::failed(&self.temporary))?;
         fs::remove_file(&self.temporary).map_err(Self::failed(&self.temporary))
     }
 }
@@ -192,6 +196,31 @@ mod tests {
         assert_eq!(ask(&mut b, Ask::Read), Told::Current(Some(first)));
         assert!(matches!(ask(&mut b, put(1, claim(2, 2))), Told::Granted(_)));
         assert!(matches!(ask(&mut a, put(1, claim(2, 1))), Told::Lost(Some(r)) if r.ruling.owner == HostId(2)));
+    }
+
+    #[test]
+    fn a_full_disk_and_a_directory_that_is_gone_are_found_before_they_matter() {
+        use nix::mount::{MsFlags, mount, umount};
+        let dir = Dir::new("full");
+        // Of this thread alone.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS | nix::sched::CloneFlags::CLONE_FS).expect("root");
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(Some("tmpfs"), &dir.0, Some("tmpfs"), MsFlags::empty(), Some("size=64k")).unwrap();
+        let mut a = dir.arbiter(1);
+        assert!(matches!(ask(&mut a, put(0, claim(1, 1))), Told::Granted(_)));
+        let unreachable = |a: &mut FileArbiter, why: &str| match a.ask(&Ask::Read, Instant::now()) {
+            Err(KeeperError::Unreachable(e)) => assert!(e.contains(why), "{e}"),
+            other => panic!("{other:?}"),
+        };
+        let ballast = dir.0.join("ballast");
+        assert!(fs::write(&ballast, vec![0; 1 << 20]).is_err());
+        unreachable(&mut a, "No space left");
+        fs::remove_file(&ballast).unwrap();
+        assert!(matches!(ask(&mut a, Ask::Read), Told::Current(Some(_))));
+        umount(&dir.0).unwrap();
+        fs::remove_dir(&dir.0).unwrap();
+        unreachable(&mut a, "No such file");
     }
 
     #[test]

@@ -10,6 +10,7 @@ fn subject_here(program: &str, state_dirs: &[PathBuf]) -> Hello {
         umask: 0o22,
         state_dirs,
         service: Some("10.0.0.1:6379".parse().unwrap()),
+        process: None,
         config: b"lag_ms_max = 5",
     };
     Hello::here(&s, &mut |_| ControlFlow::Continue(())).unwrap()
@@ -164,5 +165,15 @@ fn scripts_and_static_programs() {
     std::fs::remove_dir_all(&dir).unwrap();
     if Path::new("/sbin/ldconfig").exists() {
         assert_eq!(subject_here("/sbin/ldconfig", &[]).libraries, []);
+    }
+}
+
+#[test]
+fn clocks_that_are_far_apart_are_named() {
+    let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+    assert_eq!(clock_difference(at(5_000), at(5_900)), None);
+    for (ours, theirs) in [(5_000, 7_000), (7_000, 5_000)] {
+        let said = clock_difference(at(ours), at(theirs)).unwrap().to_string();
+        assert!(said.starts_with("time of day: 1970-01-01T00:00:0") && said.contains("NTP"), "{said}");
     }
 }

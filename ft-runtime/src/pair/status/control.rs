@@ -4,6 +4,7 @@
 //! harms nobody but itself. Files are the system's: who may connect is decided by the directory's mode.
 
 use super::StatusBoard;
+use crate::guest::Refusal;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -48,6 +49,8 @@ pub enum Order {
 enum Line {
     Request(Request),
     Order(Order),
+    /// Who connects wants to be the guest: `ft_log::adopt`.
+    Program,
 }
 
 impl Line {
@@ -55,6 +58,7 @@ impl Line {
     fn parse(line: &str) -> serde_json::Result<Self> {
         let v: serde_json::Value = serde_json::from_str(line)?;
         match v.get("do") {
+            Some(what) if what == "adopt" => Ok(Self::Program),
             Some(_) => serde_json::from_value(v).map(Self::Order),
             None => serde_json::from_value(v).map(Self::Request),
         }
@@ -115,6 +119,12 @@ fn serve(mut stream: &UnixStream, board: &StatusBoard) -> io::Result<()> {
         Ok(Line::Request(Request::Status)) => stream.write_all(&lines(&[board.status()])),
         Ok(Line::Request(Request::Events { after, follow: false })) => stream.write_all(&lines(&board.events(after))),
         Ok(Line::Request(Request::Events { after, follow: true })) => follow(stream, board, after),
+        Ok(Line::Program) => {
+            if let Err((program, why)) = board.receive(stream.try_clone()?) {
+                Refusal::new(program).say(why);
+            }
+            Ok(())
+        }
         Ok(Line::Order(o)) => {
             board.order(o);
             stream.write_all(&lines(&[serde_json::json!({ "ordered": o })]))
