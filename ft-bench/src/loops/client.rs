@@ -1,6 +1,7 @@
 //! Asks on each connection, and again when it was answered.
 
 use super::MESSAGE_BYTES;
+use super::epoll::wait;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -24,7 +25,7 @@ pub fn ask(sockets: &[TcpStream], requests: u32) -> io::Result<()> {
     }
     let mut events = [EpollEvent::empty(); EVENTS];
     while answered < requests {
-        let n = epoll.wait(&mut events, ANSWER_MAX_MS)?;
+        let n = wait(&epoll, &mut events, ANSWER_MAX_MS.into())?;
         if n == 0 {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer came"));
         }

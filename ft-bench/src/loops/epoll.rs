@@ -1,5 +1,6 @@
 //! Two loops on epoll.
 
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -8,6 +9,16 @@ use std::sync::mpsc::Sender;
 
 const EVENTS: usize = 256;
 const BUFFER_BYTES: usize = 64 << 10;
+
+/// A process that was stopped and goes on, or kernel work for the thread, ends the call early.
+pub fn wait(epoll: &Epoll, events: &mut [EpollEvent], timeout: EpollTimeout) -> io::Result<usize> {
+    loop {
+        match epoll.wait(events, timeout) {
+            Err(Errno::EINTR) => {}
+            done => return Ok(done?),
+        }
+    }
+}
 
 fn watch(sockets: &[TcpStream], flags: EpollFlags) -> io::Result<Epoll> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -26,7 +37,7 @@ pub fn plain(sockets: Vec<TcpStream>, ready: Sender<()>) -> io::Result<u64> {
     let (mut open, mut turns) = (sockets.len(), 0);
     let _ = ready.send(());
     while open > 0 {
-        let n = epoll.wait(&mut events, EpollTimeout::NONE)?;
+        let n = wait(&epoll, &mut events, EpollTimeout::NONE)?;
         turns += 1;
         for e in &events[..n] {
             let mut socket = &sockets[e.data() as usize];
@@ -63,7 +74,7 @@ pub fn as_the_engine(sockets: Vec<TcpStream>, ready: Sender<()>) -> io::Result<u
     let (mut open, mut turns) = (connections.len(), 0);
     let _ = ready.send(());
     while open > 0 {
-        let n = epoll.wait(&mut events, EpollTimeout::NONE)?;
+        let n = wait(&epoll, &mut events, EpollTimeout::NONE)?;
         turns += 1;
         for e in &events[..n] {
             let k = e.data() as usize;

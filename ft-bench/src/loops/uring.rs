@@ -10,6 +10,7 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::Sender;
+use std::thread;
 
 const ENTRIES: u32 = 256;
 const BUFFERS: u16 = 256;
@@ -77,9 +78,16 @@ fn ring() -> io::Result<IoUring> {
     IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(ENTRIES)
 }
 
-/// Why this kernel doesn't let us, if so.
+/// Why this kernel doesn't let us, if so. Tried in a thread of its own: when a ring has ended, the kernel interrupts the one that
+/// made it.
 pub fn refusal() -> Option<String> {
-    let e = ring().and_then(|r| Buffers::new(&r.submitter()).map(|b| drop((r, b)))).err()?;
+    let tried = thread::spawn(|| {
+        let unset = ring()?;
+        let buffers = Buffers::new(&unset.submitter())?;
+        drop((unset, buffers));
+        Ok::<_, io::Error>(())
+    });
+    let e = tried.join().unwrap_or_else(|_| Err(io::Error::other("trying it panicked"))).err()?;
     let why = match e.raw_os_error() {
         Some(libc::ENOSYS) => "the kernel is built without it".into(),
         Some(libc::EPERM | libc::EACCES) => {
@@ -111,7 +119,10 @@ pub fn serve(sockets: Vec<TcpStream>, ready: Sender<()>) -> io::Result<u64> {
     let (mut open, mut turns) = (sockets.len(), 0);
     let _ = ready.send(());
     while open > 0 {
-        ring.submit_and_wait(1)?;
+        match ring.submit_and_wait(1) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            done => done?,
+        };
         turns += 1;
         done.extend(ring.completion());
         for c in done.drain(..) {
