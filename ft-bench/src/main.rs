@@ -1,14 +1,21 @@
 //! `ft-bench`: parses, calls, prints. Tables and progress for people go to stderr, one JSON line per run to stdout.
 
 mod calls;
+mod clients;
 mod demo;
 mod e2e;
+mod faults;
 mod load;
 mod lockstep;
+mod memory;
 mod mix;
+mod outage;
 mod recording;
 mod resp;
+mod rig;
 mod service;
+mod soak;
+mod tables;
 mod verify;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -30,8 +37,14 @@ enum Command {
     Lockstep(LockstepArgs),
     /// Show a host die under a loaded redis-server: what the other does, and what clients see of it.
     Demo(demo::DemoArgs),
-    /// The demonstration's clients: they know every write that was acknowledged.
-    DemoClient(verify::ClientArgs),
+    /// Faults of all kinds under load, drawn from a seed: nothing may be lost, doubled or reset, and only one host sends.
+    Faults(faults::FaultsArgs),
+    /// A pair under mixed load for long: no divergence, no takeover, no leak, no event.
+    Soak(soak::SoakArgs),
+    #[command(hide = true)]
+    Mix(soak::MixArgs),
+    /// Clients that know every write that was acknowledged: what `demo` and `faults` run in the clients' network.
+    Verify(verify::ClientArgs),
     /// Measure redis bare, protected, and with a replica and WAIT 1, side by side in rigs on this machine.
     E2e(E2eArgs),
     /// Measure one system call: bare, trapped, and from a rewritten call site.
@@ -82,18 +95,27 @@ enum Format {
 
 #[derive(Args)]
 struct E2eArgs {
-    /// How long to measure each load on each system, in each round.
-    #[arg(long, default_value_t = 3.0)]
-    seconds: f64,
+    /// Measure what is demanded of a pair, and fail if a figure falls short of it.
+    #[arg(long, conflicts_with_all = ["only", "skip_faults"])]
+    check: bool,
+    /// With --check: no faults. What was not measured is named.
+    #[arg(long, requires = "check", conflicts_with_all = ["fault_rounds", "campaign"])]
+    quick: bool,
+    /// With --check: so many faults of all kinds (22).
+    #[arg(long, value_name = "COUNT", requires = "check")]
+    campaign: Option<u32>,
+    /// How long to measure each load on each system, in each round (3; with --check 1.5).
+    #[arg(long)]
+    seconds: Option<f64>,
     /// How long each load runs before it is measured.
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
     warm_up: f64,
-    /// How often; the systems alternate in each round.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: u32,
-    /// How often the primary is killed in each way.
-    #[arg(long, value_name = "ROUNDS", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    fault_rounds: u32,
+    /// How often (3; with --check 5); the systems alternate in each round.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// How often the primary is killed in each way (3; with --check 20).
+    #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    fault_rounds: Option<u32>,
     /// Only these systems, loads and faults, comma-separated; a wrong name lists all.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     only: Vec<String>,
@@ -133,7 +155,25 @@ fn main() -> ExitCode {
         }
         Command::Load(a) => load(&a),
         Command::Demo(a) => demo::run(&a),
-        Command::DemoClient(a) => verify::run(&a),
+        Command::Faults(a) => faults::run(&a),
+        Command::Soak(a) => soak::run(&a),
+        Command::Mix(a) => soak::mix(&a),
+        Command::Verify(a) => verify::run(&a),
+    }
+}
+
+/// Why a run ended early.
+fn stopped(e: &std::io::Error) -> ExitCode {
+    eprintln!("ft-bench: {e}");
+    let interrupted = e.kind() == std::io::ErrorKind::Interrupted;
+    if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::FAILURE }
+}
+
+fn check_root() -> std::io::Result<()> {
+    // SAFETY: no pointers.
+    match unsafe { libc::geteuid() } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::other("a rig needs root: namespaces and mounts")),
     }
 }
 
@@ -177,12 +217,15 @@ fn e2e(a: E2eArgs) -> ExitCode {
         let wrong = || format!("{what} {seconds}: not within {min} to {} seconds", load::SECONDS_MAX);
         sane.then(|| Duration::from_secs_f64(seconds)).ok_or_else(wrong)
     };
+    if a.check {
+        return check(&a, &time);
+    }
     let prepared = || {
         let run = e2e::E2e {
-            window: time("--seconds", a.seconds, 0.1)?,
+            window: time("--seconds", a.seconds.unwrap_or(3.0), 0.1)?,
             warm_up: time("--warm-up", a.warm_up, 0.0)?,
-            rounds: a.rounds,
-            fault_rounds: a.fault_rounds,
+            rounds: a.rounds.unwrap_or(3),
+            fault_rounds: a.fault_rounds.unwrap_or(3),
             only: a.only.clone(),
             skip_faults: a.skip_faults,
             ft: ft_program(a.ft.as_deref()).map_err(|e| e.to_string())?,
@@ -195,23 +238,45 @@ fn e2e(a: E2eArgs) -> ExitCode {
         Err(e) => return usage(&e),
     };
     match run.run(plan) {
-        Ok(results) => {
-            let text = e2e::text(&results);
-            match a.output {
-                Format::Text => println!("{text}"),
-                Format::Json => {
-                    eprintln!("{text}");
-                    println!("{}", serde_json::to_string(&results).expect("plain numbers and text"));
-                }
-            }
-            if results.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-        Err(e) => {
-            eprintln!("ft-bench: {e}");
-            let interrupted = e.kind() == std::io::ErrorKind::Interrupted;
-            if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::FAILURE }
+        Ok(r) => print(a.output, &e2e::text(&r), &r, r.ok),
+        Err(e) => stopped(&e),
+    }
+}
+
+fn check(a: &E2eArgs, time: &dyn Fn(&str, f64, f64) -> Result<Duration, String>) -> ExitCode {
+    let prepared = || {
+        let many = |asked: Option<u32>, usual: u32| if a.quick { 0 } else { asked.unwrap_or(usual) };
+        let check = e2e::check::Check {
+            window: time("--seconds", a.seconds.unwrap_or(1.5), 0.1)?,
+            warm_up: time("--warm-up", a.warm_up, 0.0)?,
+            rounds: a.rounds.unwrap_or(5),
+            fault_rounds: many(a.fault_rounds, 20),
+            campaign: many(a.campaign, 22),
+        };
+        let program = ft_program(a.ft.as_deref()).map_err(|e| e.to_string())?;
+        let stop = rig::child::Stop::on_signals().map_err(|e| format!("catching signals: {e}"))?;
+        Ok::<_, String>((check, rig::Ft { program, stop }))
+    };
+    let (check, ft) = match prepared() {
+        Ok(p) => p,
+        Err(e) => return usage(&e),
+    };
+    match check.run(&ft) {
+        Ok(r) => print(a.output, &e2e::check::text(&r), &r, r.ok),
+        Err(e) => stopped(&e),
+    }
+}
+
+/// The text, or one JSON object on stdout and the text on stderr; and the exit status.
+fn print(output: Format, text: &str, results: &impl serde::Serialize, ok: bool) -> ExitCode {
+    match output {
+        Format::Text => println!("{text}"),
+        Format::Json => {
+            eprintln!("{text}");
+            println!("{}", serde_json::to_string(results).expect("plain numbers and text"));
         }
     }
+    if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run_calls(a: &CallsArgs) -> ExitCode {

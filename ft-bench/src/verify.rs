@@ -1,7 +1,7 @@
-//! `ft-bench demo-client`: redis clients that know every write that was acknowledged.
+//! `ft-bench verify`: redis clients that know every write that was acknowledged.
 //!
 //! Each connection owns a counter and a list, sends INCR and RPUSH in pipelines of random depth and demands that every
-//! reply is the next value. In the end it reads both back.
+//! reply is the next value. In the end it reads both back. Idle connections only say at the end that they are alive.
 //!
 //! Laws: no connection is opened twice and nothing is sent twice. What was acknowledged is read back over the same
 //! connection; if that was lost, over another, so that a lost connection does not hide lost writes. An item of a list
@@ -20,11 +20,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A reply that takes longer will not come.
 const PATIENCE: Duration = Duration::from_secs(20);
-const DEPTH_MAX: u64 = 4;
 /// The rest are RPUSH.
-const INCR_SHARE: f64 = 0.7;
-/// Bytes of an item, beside its name.
-const ITEM_BYTES: [usize; 4] = [0, 10, 300, 5000];
+pub const INCR_SHARE: f64 = 0.7;
+/// Bytes of an item, beside its name; and the largest that is allowed.
+const ITEM_BYTES: [usize; 5] = [0, 10, 300, 5_000, 50_000];
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// So many errors are told in words.
 const ERRORS_TOLD_MAX: usize = 5;
@@ -40,6 +39,18 @@ pub struct ClientArgs {
     /// Writes per second, of all connections together.
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     rate: u32,
+    /// Connections that are open beside them and say nothing meanwhile.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1000))]
+    idle: u32,
+    /// Writes in one pipeline, at most.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    depth: u32,
+    /// Bytes of an item of a list, at most.
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(..=10_000_000))]
+    item_bytes: u32,
+    /// Decides what each connection writes.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
 }
 
 /// What is printed, a line each.
@@ -75,6 +86,8 @@ pub struct Tally {
     pub reset: u32,
     /// Those on which no reply came any more.
     pub stalled: u32,
+    /// Idle ones that were dead in the end.
+    pub idle_lost: u32,
     pub acknowledged: u64,
     pub verdict: Verdict,
     /// Redis' run id and process id, before and after.
@@ -139,6 +152,16 @@ impl Verdict {
     }
 }
 
+/// What is drawn from, each as often.
+fn item_bytes(max: usize) -> impl Iterator<Item = usize> {
+    ITEM_BYTES.into_iter().filter(move |b| *b < max).chain([max])
+}
+
+pub fn item_bytes_mean(max: u32) -> f64 {
+    let all: Vec<usize> = item_bytes(max as usize).collect();
+    all.iter().sum::<usize>() as f64 / all.len() as f64
+}
+
 fn item_name(conn: u32, n: u64) -> String {
     format!("{conn}-{n}-")
 }
@@ -150,7 +173,7 @@ fn item_number(item: &[u8], conn: u32) -> Option<u64> {
     parts.next()?.parse().ok()
 }
 
-/// `ft-bench demo-client`.
+/// `ft-bench verify`.
 pub fn run(a: &ClientArgs) -> ExitCode {
     let Ok(time) = Duration::try_from_secs_f64(a.seconds) else {
         eprintln!("ft-bench: a time of {} s makes no sense", a.seconds);
@@ -180,9 +203,11 @@ fn load(a: &ClientArgs, time: Duration) -> io::Result<Tally> {
     let acknowledged = AtomicU64::new(0);
     // A server may have been asked before.
     let prefix = format!("demo{}", epoch.unix_us);
-    let mut conns = (0..a.conns).map(|id| Conn::open(a.server, id, &prefix)).collect::<io::Result<Vec<_>>>()?;
+    let mut conns = (0..a.conns).map(|id| Conn::open(a, id, &prefix)).collect::<io::Result<Vec<_>>>()?;
+    let mut idle = (0..a.idle).map(|_| open(a.server)).collect::<io::Result<Vec<_>>>()?;
+    idle.iter_mut().try_for_each(is_alive)?;
     let before = identity(&mut conns[0].client)?;
-    let mean_batch = (1 + DEPTH_MAX) as f64 / 2.0;
+    let mean_batch = f64::from(1 + a.depth) / 2.0;
     let pause_mean = Duration::from_secs_f64(f64::from(a.conns) * mean_batch / f64::from(a.rate));
     say(&Said::Began);
     let begin = Instant::now();
@@ -214,8 +239,28 @@ fn load(a: &ClientArgs, time: Duration) -> io::Result<Tally> {
     for c in conns {
         c.close(a.server, &mut tally);
     }
+    for e in idle.iter_mut().filter_map(|c| is_alive(c).err()) {
+        tally.idle_lost += 1;
+        if tally.errors.len() < ERRORS_TOLD_MAX {
+            tally.errors.push(format!("an idle connection is dead: {e}"));
+        }
+    }
     tally.server = [before, after];
     Ok(tally)
+}
+
+fn open(server: SocketAddr) -> io::Result<Client> {
+    let client = Client::connect(server)?;
+    client.stream().set_read_timeout(Some(PATIENCE))?;
+    client.stream().set_write_timeout(Some(PATIENCE))?;
+    Ok(client)
+}
+
+fn is_alive(client: &mut Client) -> io::Result<()> {
+    match client.call(&[&"PING"])? {
+        Reply::Status(s) if s == "PONG" => Ok(()),
+        r => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{r:?} to PING"))),
+    }
 }
 
 /// Of the server's process.
@@ -265,6 +310,8 @@ struct Conn {
     id: u32,
     client: Client,
     rng: Rng,
+    depth_max: u32,
+    item_bytes_max: usize,
     counter_key: String,
     list_key: String,
     counter: Book,
@@ -277,14 +324,13 @@ struct Conn {
 }
 
 impl Conn {
-    fn open(server: SocketAddr, id: u32, prefix: &str) -> io::Result<Self> {
-        let client = Client::connect(server)?;
-        client.stream().set_read_timeout(Some(PATIENCE))?;
-        client.stream().set_write_timeout(Some(PATIENCE))?;
+    fn open(a: &ClientArgs, id: u32, prefix: &str) -> io::Result<Self> {
         Ok(Self {
             id,
-            client,
-            rng: Rng::with_seed(id.into()),
+            client: open(a.server)?,
+            rng: Rng::with_seed(a.seed.wrapping_add(id.into())),
+            depth_max: a.depth,
+            item_bytes_max: a.item_bytes as usize,
             counter_key: format!("{prefix}:c:{id}"),
             list_key: format!("{prefix}:l:{id}"),
             counter: Book::default(),
@@ -311,14 +357,14 @@ impl Conn {
     /// A pipeline and its replies.
     fn batch(&mut self, epoch: Epoch, acknowledged: &AtomicU64) -> io::Result<()> {
         let mut awaited = Vec::new();
-        for _ in 0..self.rng.u64(1..=DEPTH_MAX) {
+        for _ in 0..self.rng.u32(1..=self.depth_max) {
             if self.rng.f64() < INCR_SHARE {
                 self.counter.sent += 1;
                 self.client.push(&[&"INCR", &self.counter_key]);
                 awaited.push(Write1::Incr);
             } else {
                 self.list.sent += 1;
-                let bytes = *self.rng.choice(&ITEM_BYTES).expect("there are some");
+                let bytes = self.item_bytes();
                 let item = item_name(self.id, self.list.sent) + &"x".repeat(bytes);
                 self.client.push(&[&"RPUSH", &self.list_key, &item]);
                 awaited.push(Write1::Push);
@@ -334,6 +380,11 @@ impl Conn {
             acknowledged.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    fn item_bytes(&mut self) -> usize {
+        let all: Vec<usize> = item_bytes(self.item_bytes_max).collect();
+        *self.rng.choice(&all).expect("the largest is there")
     }
 
     fn acknowledge(&mut self, write: Write1, reply: &Reply) {
@@ -379,10 +430,7 @@ impl Conn {
                     tally.reset += 1
                 }
                 self.errors.push(format!("connection {} lost: {e}", self.id));
-                let other = Client::connect(server).and_then(|mut c| {
-                    c.stream().set_read_timeout(Some(PATIENCE))?;
-                    read_back(&mut c, &self.counter_key, &self.list_key)
-                });
+                let other = open(server).and_then(|mut c| read_back(&mut c, &self.counter_key, &self.list_key));
                 match other {
                     Ok(read) => verdict.add(self.judge(&read)),
                     Err(_) => verdict.unverified += self.counter.acknowledged + self.list.acknowledged,

@@ -1,4 +1,4 @@
-//! The demonstration's clients notice what they are there for. A bare redis-server is spoilt behind their back.
+//! The verifying clients notice what they are there for. A bare redis-server is spoilt behind their back.
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -46,7 +46,7 @@ impl Redis {
     /// Two connections write; `spoil` happens in the middle. Exit status and result.
     fn verified(&self, spoil: impl FnOnce(&Self)) -> (bool, Value) {
         let mut client = Command::new(env!("CARGO_BIN_EXE_ft-bench"))
-            .args(["demo-client", &self.address.to_string(), "--seconds=2", "--conns=2", "--rate=400"])
+            .args(["verify", &self.address.to_string(), "--seconds=2", "--conns=2", "--rate=400", "--idle=3"])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -73,6 +73,7 @@ fn a_server_that_keeps_all_passes() {
     let (ok, r) = redis.verified(|_| {});
     assert!(ok, "{r}");
     assert_eq!((&r["open"], &r["reset"], &r["stalled"]), (&2.into(), &0.into(), &0.into()));
+    assert_eq!(r["idle_lost"], 0);
     assert!(r["acknowledged"].as_u64().unwrap() > 100, "{}", r["acknowledged"]);
     assert_eq!(r["samples"].as_array().unwrap().len() as u64, r["acknowledged"].as_u64().unwrap());
     assert_eq!(r["server"][0], r["server"][1]);
@@ -103,6 +104,7 @@ fn a_connection_that_breaks_is_counted_and_its_writes_are_still_verified() {
     });
     let v = &r["verdict"];
     assert!(!ok && r["reset"] == 2 && r["open"] == 0, "{} {}", r["reset"], r["open"]);
+    assert_eq!(r["idle_lost"], 3);
     assert!(v["lost"] == 1 && v["unverified"] == 0, "{v}");
 }
 

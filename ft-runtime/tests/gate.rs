@@ -233,6 +233,7 @@ impl Engine {
                 Event::Gone { id, .. } => {
                     self.births.remove(&id);
                 }
+                Event::SynRepeated { .. } => panic!("nothing was restored here"),
             }
         }
     }

@@ -3,9 +3,12 @@
 //!
 //! The client is this very program, started again in the rig's client.
 
-use serde_json::Value;
+mod rigged;
+
+use rigged::{PATIENCE, PATIENT};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::ops::Deref;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,8 +16,6 @@ const CLIENT: &str = "FT_PAIR_TEST_CLIENT";
 const TOLD_CLIENT: &str = "FT_PAIR_TEST_TOLD_CLIENT";
 const LOAD: Duration = Duration::from_secs(4);
 const FAULT_AFTER: Duration = Duration::from_millis(1500);
-/// For one reply, a takeover in between.
-const PATIENCE: Duration = Duration::from_secs(20);
 const CONNECTIONS: usize = 8;
 const DEPTH: u64 = 5;
 
@@ -135,43 +136,30 @@ fn as_client_that_is_told_to_speak() {
     println!("answered after {} ms", spoke.elapsed().as_millis());
 }
 
-struct Rig(String);
+/// With redis, and clients of it.
+struct Rig(rigged::Rig);
 
 impl Rig {
     fn up(name: &str) -> (Self, String) {
-        Self::up_with(name, &[])
+        Self::up_with(name, "", &[])
     }
 
-    /// A pair that stays one on a busy machine, and on a link where a lost frame is repeated after 200 ms and a round trip.
     fn up_patient(name: &str) -> (Self, String) {
-        Self::up_as(name, "[limits]\nsilence_ms_max = 1000\n")
+        Self::up_as(name, PATIENT)
     }
 
     fn up_as(name: &str, config: &str) -> (Self, String) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), config).unwrap();
-        Self::up_with(name, &["--config", file.path().to_str().unwrap()])
+        Self::up_with(name, config, &[])
     }
 
-    fn up_with(name: &str, options: &[&str]) -> (Self, String) {
-        // SAFETY: no pointers.
-        let root = unsafe { libc::geteuid() } == 0;
+    fn up_with(name: &str, config: &str, options: &[&str]) -> (Self, String) {
         let redis = Command::new("redis-server").arg("--version").output().is_ok();
-        assert!(root && redis, "needs root and redis-server: scripts/setup");
-        let rig = Self(format!("p{}-{name}", std::process::id()));
+        assert!(redis, "needs redis-server: scripts/setup");
         let server = ["redis-server", "--port", "6379", "--bind", "0.0.0.0", "--protected-mode", "no"];
-        let o = rig.ft("up").args(options).arg("--").args(server).args(["--appendonly", "yes", "--dir", "/var/lib/redis"]).output();
-        let o = o.unwrap();
-        assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
-        let v: Value = serde_json::from_slice(&o.stdout).unwrap();
-        let address = format!("{}:6379", v["address"].as_str().unwrap());
+        let files = ["--appendonly", "yes", "--dir", "/var/lib/redis"];
+        let rig = Self(rigged::Rig::up(name, config, options, &[&server[..], &files].concat()));
+        let address = format!("{}:6379", rig.address);
         (rig, address)
-    }
-
-    fn ft(&self, subcommand: &str) -> Command {
-        let mut c = Command::new(env!("CARGO_BIN_EXE_ft"));
-        c.args(["rig", subcommand, "--name", &self.0]).stdin(Stdio::null());
-        c
     }
 
     fn client(&self, address: &str) -> Child {
@@ -180,54 +168,18 @@ impl Rig {
         c.env(CLIENT, address).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    fn roles(&self) -> Vec<(String, String)> {
-        let o = self.ft("status").args(["-o", "json"]).output().unwrap();
-        let v: Value = serde_json::from_slice(&o.stdout).unwrap();
-        let text = |h: &Value, k: &str| h[k].as_str().unwrap_or("").to_owned();
-        v["hosts"].as_array().unwrap().iter().map(|h| (text(h, "host"), text(h, "role"))).collect()
-    }
-
-    fn state(&self, host: &str) -> String {
-        let o = self.ft("status").args(["-o", "json"]).output().unwrap();
-        let v: Value = serde_json::from_slice(&o.stdout).unwrap();
-        let of = v["hosts"].as_array().unwrap().iter().find(|h| h["host"] == host).unwrap();
-        of["state"].as_str().unwrap_or("").to_owned()
-    }
-
-    /// What the host's engine says has happened.
-    fn events(&self, host: &str) -> String {
-        let o = self.ft("exec").args([host, "--", "/usr/local/bin/ft", "events"]).output().unwrap();
-        assert!(o.status.success(), "{o:?}");
-        String::from_utf8(o.stdout).unwrap()
-    }
-
-    fn fault(&self, host: &str, kind: &str) {
-        let o = self.ft("fault").args([host, kind]).output().unwrap();
-        assert!(o.status.success(), "{o:?}");
-    }
-
-    fn wait_until(&self, holds: impl Fn(&Self) -> bool) {
-        let end = Instant::now() + PATIENCE;
-        while !holds(self) {
-            assert!(Instant::now() < end, "{:?}", self.roles());
-        }
-    }
-
     fn expect_all_kept(&self, client: Child) {
         let o = client.wait_with_output().unwrap();
         let text = format!("{}\n{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr));
         assert!(o.status.success() && text.contains("all kept"), "{text}\nroles: {:?}", self.roles());
     }
-
-    fn primaries(&self) -> Vec<String> {
-        self.roles().into_iter().filter(|(_, r)| r == "primary").map(|(h, _)| h).collect()
-    }
 }
 
-impl Drop for Rig {
-    fn drop(&mut self) {
-        let o = self.ft("down").output().unwrap();
-        assert!(o.status.success() || std::thread::panicking(), "{}", String::from_utf8_lossy(&o.stderr));
+impl Deref for Rig {
+    type Target = rigged::Rig;
+
+    fn deref(&self) -> &rigged::Rig {
+        &self.0
     }
 }
 
@@ -237,7 +189,7 @@ fn survives(name: &str, fault: Option<(&str, &str)>, serves: &str) {
 }
 
 fn survives_with(name: &str, options: &[&str], fault: Option<(&str, &str)>, serves: &str) {
-    let (rig, address) = Rig::up_with(name, options);
+    let (rig, address) = Rig::up_with(name, "", options);
     assert_eq!(rig.primaries(), ["alpha"]);
     let client = rig.client(&address);
     if let Some((host, kind)) = fault {
@@ -411,9 +363,7 @@ fn a_backup_that_lost_link_and_service_network_leaves_and_clients_notice_nothing
 
 /// The arbiter's files are lost in one way or another: nothing moves, both say so, and say when they are back.
 fn outlives_its_arbiter_files(name: &str, lose: &str, find: &str) {
-    let config = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(config.path(), "[arbiter]\nkind = \"file\"\n[limits]\nsilence_ms_max = 1000\n").unwrap();
-    let (rig, address) = Rig::up_with(name, &["--config", config.path().to_str().unwrap()]);
+    let (rig, address) = Rig::up_as(name, "[arbiter]\nkind = \"file\"\n[limits]\nsilence_ms_max = 1000\n");
     let client = rig.client(&address);
     std::thread::sleep(FAULT_AFTER);
     let on_both = |script: &str| {
@@ -450,7 +400,7 @@ fn arbiter_files_that_hang_are_missed_and_hold_up_nobody() {
 
 #[test]
 fn a_server_that_came_by_itself_ends_on_both_hosts_when_its_process_is_told_to() {
-    let (rig, _) = Rig::up_with("prterm", &["--preload"]);
+    let (rig, _) = Rig::up_with("prterm", "", &["--preload"]);
     let o = rig.ft("exec").args(["alpha", "--", "sh", "-c", "kill -TERM $(pgrep -x redis-server)"]).output().unwrap();
     assert!(o.status.success(), "{o:?}");
     for host in ["alpha", "beta"] {
@@ -673,7 +623,7 @@ fn a_slow_link_makes_clients_wait_and_nothing_else() {
 }
 
 fn with_small_disks(name: &str) -> (Rig, String) {
-    Rig::up_with(name, &["--disk", "64"])
+    Rig::up_with(name, "", &["--disk", "64"])
 }
 
 #[test]
@@ -701,7 +651,7 @@ fn a_primary_whose_disk_is_full_says_so_to_its_clients_until_there_is_room() {
     };
     assert_eq!(redis(&["SET", "before", "1"]), "OK");
     rig.fault("alpha", "fill-disk");
-    let refused = |_: &Rig| redis(&["SET", "filler", &"x".repeat(10_000)]).contains("No space left on device");
+    let refused = |_: &rigged::Rig| redis(&["SET", "filler", &"x".repeat(10_000)]).contains("No space left on device");
     rig.wait_until(refused);
     assert_eq!(redis(&["GET", "before"]), "1");
     rig.wait_until(|r| r.state("alpha") == "alone" && r.state("beta").starts_with("ended"));
@@ -719,9 +669,7 @@ fn a_frozen_primary_is_replaced_and_stays_silent_when_it_thaws() {
 
 #[test]
 fn without_an_arbiter_a_primary_that_lost_its_backup_waits_for_a_persons_word() {
-    let config = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(config.path(), "[arbiter]\nkind = \"none\"\n").unwrap();
-    let (rig, address) = Rig::up_with("force", &["--config", config.path().to_str().unwrap()]);
+    let (rig, address) = Rig::up_as("force", "[arbiter]\nkind = \"none\"\n");
     let client = rig.client(&address);
     std::thread::sleep(FAULT_AFTER);
     rig.fault("beta", "kill-host");

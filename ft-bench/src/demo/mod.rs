@@ -3,39 +3,27 @@
 //! Laws: what is claimed is counted by a client that does not know of `ft`; the rig is taken down however this ends.
 
 mod chart;
-mod child;
 mod report;
-mod rig;
 mod timeline;
 
-use crate::verify::{Said, Tally};
+use crate::clients::{Clients, Load};
+use crate::outage;
+use crate::rig::child::{Stop, Words};
+use crate::rig::{self, Ft, ON_DISK, Rig};
+use crate::verify::Tally;
 use chart::Chart;
-use child::{Interrupt, Running};
 use clap::{Args, ValueEnum};
 use report::{Ran, Report};
-use rig::{Rig, Up};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const EXIT_INTERRUPTED: u8 = 130;
 const EXIT_NOT_RUN: u8 = 2;
-const REDIS: [&str; 11] = [
-    "redis-server",
-    "--port",
-    "6379",
-    "--bind",
-    "0.0.0.0",
-    "--protected-mode",
-    "no",
-    "--appendonly",
-    "yes",
-    "--dir",
-    "/var/lib/redis",
-];
-/// For the client to say its last word once its time is over: all that is patient in it, one after the other.
-const CLIENT_END_MAX: Duration = Duration::from_secs(120);
+/// Of a pipeline.
+const DEPTH_MAX: u32 = 4;
+const ITEM_BYTES_MAX: u32 = 5_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Fault {
@@ -99,14 +87,14 @@ fn say(what: &str) {
 
 /// `ft-bench demo`.
 pub fn run(a: &DemoArgs) -> ExitCode {
-    let interrupt = match Interrupt::catch() {
-        Ok(i) => i,
+    let stop = match Stop::on_signals() {
+        Ok(s) => s,
         Err(e) => {
             say(&format!("catching signals: {e}"));
             return ExitCode::from(EXIT_NOT_RUN);
         }
     };
-    match a.show(&interrupt) {
+    match a.show(&stop) {
         Ok(report) => {
             // Who went away wants none of it.
             let _ = match a.output {
@@ -118,8 +106,7 @@ pub fn run(a: &DemoArgs) -> ExitCode {
             };
             if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        // At a terminal the programs that it runs are interrupted as well, and may be heard of first.
-        Err(_) if interrupt.check().is_err() => {
+        Err(_) if stop.check().is_err() => {
             say("interrupted");
             ExitCode::from(EXIT_INTERRUPTED)
         }
@@ -131,13 +118,14 @@ pub fn run(a: &DemoArgs) -> ExitCode {
 }
 
 impl DemoArgs {
-    fn show(&self, interrupt: &Interrupt) -> io::Result<Report> {
-        let ft = self.ft()?;
+    fn show(&self, stop: &Stop) -> io::Result<Report> {
+        let ft = Ft { program: crate::ft_program(self.ft.as_deref())?, stop: stop.clone() };
+        rig::remove_orphans(&ft)?;
         say("making two hosts and a client on this machine, with redis-server protected");
-        let (rig, up) = Rig::up(&ft, interrupt, &REDIS)?;
-        let (ran, tally) = self.break_host(&rig, &up)?;
+        let rig = Rig::up(&ft, &[], &rig::redis(&ON_DISK), Words::Shown)?;
+        let (ran, tally) = self.break_host(&rig)?;
         say("taking the rig down");
-        rig.down()?;
+        drop(rig);
         if let Some(path) = &self.svg {
             self.draw(path, &ran, &tally)?;
             say(&format!("latency over time: {}", path.display()));
@@ -145,59 +133,47 @@ impl DemoArgs {
         Ok(Report::new(ran, &tally))
     }
 
-    fn ft(&self) -> io::Result<PathBuf> {
-        let ft = match &self.ft {
-            Some(p) => p.clone(),
-            None => std::env::current_exe()?.with_file_name("ft"),
-        };
-        if !ft.is_file() {
-            let what = format!("{} is not there: cargo build --release -p ft-runtime, or --ft FILE", ft.display());
-            return Err(io::Error::new(io::ErrorKind::NotFound, what));
-        }
-        ft.canonicalize()
-    }
-
     /// Load, and the fault in its middle.
-    fn break_host(&self, rig: &Rig, up: &Up) -> io::Result<(Ran, Tally)> {
+    fn break_host(&self, rig: &Rig) -> io::Result<(Ran, Tally)> {
         let (victim, survivor) = roles(rig)?;
         say(&format!(
-            "{victim} serves {}:{}, {survivor} follows; {} connections write {} times a second for {} s",
-            up.address, up.port, self.conns, self.rate, self.seconds
+            "{victim} serves {}, {survivor} follows; {} connections write {} times a second for {} s",
+            rig.service(),
+            self.conns,
+            self.rate,
+            self.seconds
         ));
-        let arguments = [
-            "demo-client".into(),
-            format!("{}:{}", up.address, up.port),
-            format!("--seconds={}", self.seconds),
-            format!("--conns={}", self.conns),
-            format!("--rate={}", self.rate),
-        ];
-        let mut client = rig.start_client(&std::env::current_exe()?, &arguments)?;
-        let begin = match hear(&mut client, None)? {
-            Some(Said::Began) => Instant::now(),
-            _ => return Err(io::Error::other("the client could not begin")),
+        let load = Load {
+            seconds: self.seconds.into(),
+            conns: self.conns,
+            idle: 0,
+            rate: self.rate,
+            depth_max: DEPTH_MAX,
+            item_bytes_max: ITEM_BYTES_MAX,
+            seed: 0,
         };
-        let fault_at = begin + Duration::from_secs(self.seconds.into()) / 2;
-        if let Some(t) = tell_until(&mut client, begin, fault_at)? {
-            return Err(io::Error::other(format!("the load ended before the fault: {}", t.errors.join("; "))));
-        }
+        let mut clients = Clients::start(rig, &load)?;
+        let begin = clients.began();
+        let progress =
+            |n| say(&format!("{:>3.0} s  {n:>8} writes acknowledged", begin.elapsed().as_secs_f64()));
+        clients.work_until(begin + Duration::from_secs(self.seconds.into()) / 2, progress)?;
         check_pair(rig, &victim, &survivor)?;
         say(&format!("now: {} on {victim}", self.fault.name()));
         let fault = rig.fault(&victim, self.fault.name())?;
-        let until = begin + Duration::from_secs(self.seconds.into()) + CLIENT_END_MAX;
-        let tally = tell_until(&mut client, begin, until)?.ok_or_else(|| {
-            io::Error::other(format!("the clients are not done {} s after their end", CLIENT_END_MAX.as_secs()))
-        })?;
-        let fault_us = fault.unix_ns / 1000;
-        let first = timeline::first_byte(fault_us, &tally.samples);
-        let role = rig.hosts()?.into_iter().find(|h| h.host == survivor).and_then(|h| h.role.or(h.state));
+        let tally = clients.finish(progress)?;
+        let fault_us = fault.at_us();
+        let events = rig.events(&survivor);
+        let first = outage::first_byte(fault_us, outage::restored_us(fault_us, &events), &tally.samples);
+        let survivor_now = rig.host(&survivor)?;
         let ran = Ran {
             fault: self.fault.name().into(),
-            timeline: timeline::timeline(fault_us, &rig.events(&survivor)?, first),
+            timeline: timeline::timeline(fault_us, &events, first),
+            back_ms: first.map(|f| (f.at_us - fault_us) as f64 / 1e3),
             victim,
             survivor,
             fault_us,
             outage_ms: first.map(|f| f.silence_us as f64 / 1e3),
-            role,
+            role: survivor_now.role.or(survivor_now.state),
         };
         Ok((ran, tally))
     }
@@ -207,12 +183,11 @@ impl DemoArgs {
             "redis-server under ft: {} connections, {} writes a second, {} lost",
             self.conns, self.rate, tally.verdict.lost
         );
-        let first = timeline::first_byte(ran.fault_us, &tally.samples);
         let chart = Chart {
             title: &title,
             fault_us: ran.fault_us,
             fault: &format!("{} on {}", ran.fault, ran.victim),
-            back_ms: first.map(|f| (f.at_us - ran.fault_us) as f64 / 1e3),
+            back_ms: ran.back_ms,
             samples: &tally.samples,
         };
         chart.write(path).map_err(io::Error::other)
@@ -240,42 +215,10 @@ fn check_pair(rig: &Rig, victim: &str, survivor: &str) -> io::Result<()> {
     );
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     for host in [victim, survivor] {
-        for e in rig.events(host).unwrap_or_default() {
+        for e in rig.events(host) {
             let ago = now_ms.saturating_sub(e.at_ms) as f64 / 1e3;
             what += &format!("\n{ago:>8.3} s ago  {host}: {}", e.event);
         }
     }
     Err(io::Error::other(what))
-}
-
-/// The client's next word, at most until then; none: it has nothing more to say.
-fn hear(client: &mut Running, until: Option<Instant>) -> io::Result<Option<Said>> {
-    let line = match until {
-        None => client.line()?,
-        Some(t) => match client.line_until(t)? {
-            Some(l) => l,
-            None => return Err(io::ErrorKind::TimedOut.into()),
-        },
-    };
-    line.map(|l| serde_json::from_str(&l).map_err(|e| io::Error::other(format!("the client said {l}: {e}"))))
-        .transpose()
-}
-
-/// Shows how the client gets on; its last word if that comes before.
-fn tell_until(client: &mut Running, begin: Instant, until: Instant) -> io::Result<Option<Tally>> {
-    loop {
-        match hear(client, Some(until)) {
-            Ok(Some(Said::Acknowledged(n))) => {
-                say(&format!("{:>3.0} s  {n:>8} writes acknowledged", begin.elapsed().as_secs_f64()));
-            }
-            Ok(Some(Said::Ended(tally))) => return Ok(Some(tally)),
-            Ok(Some(Said::Began)) => {}
-            Ok(None) => {
-                let status = client.wait()?;
-                return Err(io::Error::other(format!("the clients ended without a result: {status}")));
-            }
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => return Ok(None),
-            Err(e) => return Err(e),
-        }
-    }
 }

@@ -67,6 +67,8 @@ pub struct Ran {
     pub survivor: String,
     pub fault_us: u64,
     pub timeline: Vec<Step>,
+    /// From the fault until a client heard the survivor.
+    pub back_ms: Option<f64>,
     pub outage_ms: Option<f64>,
     /// The survivor's role at the end.
     pub role: Option<String>,
@@ -179,6 +181,7 @@ mod tests {
             survivor: "beta".into(),
             fault_us: 1,
             timeline: vec![Step { ms: 98.2, milestone: Some(Milestone::SocketsRestored), text: "50".into() }],
+            back_ms: Some(121.0),
             outage_ms: Some(121.0),
             role: Some("primary".into()),
         }

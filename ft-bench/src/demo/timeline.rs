@@ -1,11 +1,8 @@
 //! What happened after a fault, in order: the survivor's events and what clients saw. Pure.
 
-use crate::verify::Sample;
+use crate::outage::FirstByte;
 use ft_runtime::pair::status::{Event, Milestone};
 use serde::Serialize;
-
-/// Replies that were on their way still reach clients so long after the fault.
-const ON_THEIR_WAY_US: u64 = 20_000;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Step {
@@ -13,24 +10,6 @@ pub struct Step {
     pub ms: f64,
     pub milestone: Option<Milestone>,
     pub text: String,
-}
-
-/// When clients heard the survivor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FirstByte {
-    /// Microseconds since 1970.
-    pub at_us: u64,
-    /// For so long no client had heard anything.
-    pub silence_us: u64,
-}
-
-/// The end of the longest silence of all clients that the fault began. Not simply the first reply after the fault:
-/// that may still be the dead host's.
-pub fn first_byte(fault_us: u64, samples: &[Sample]) -> Option<FirstByte> {
-    let mut replies: Vec<u64> = samples.iter().map(Sample::answered_us).collect();
-    replies.sort_unstable();
-    let silences = replies.windows(2).filter(|w| w[1] > fault_us && w[0] < fault_us + ON_THEIR_WAY_US);
-    silences.map(|w| FirstByte { at_us: w[1], silence_us: w[1] - w[0] }).max_by_key(|f| f.silence_us)
 }
 
 /// The survivor's events since the fault, and its first byte as a client saw it.
@@ -54,26 +33,8 @@ mod tests {
 
     const FAULT: u64 = 10_000_000;
 
-    fn reply(at: u64) -> Sample {
-        Sample { sent_us: at - 100, latency_us: 100 }
-    }
-
     fn event(seq: u64, at_us: u64, milestone: Option<Milestone>) -> Event {
         Event { seq, at_ms: at_us / 1000, at_us, milestone, event: format!("event {seq}") }
-    }
-
-    #[test]
-    fn the_first_byte_ends_the_longest_silence() {
-        // 300 us after the fault a reply arrives that the dead host had sent; much later there is a pause of its own.
-        let at = [FAULT - 900, FAULT - 100, FAULT + 300, FAULT + 120_000, FAULT + 120_400, FAULT + 900_000];
-        let samples: Vec<Sample> = at.iter().rev().map(|t| reply(*t)).collect();
-        assert_eq!(first_byte(FAULT, &samples), Some(FirstByte { at_us: FAULT + 120_000, silence_us: 119_700 }));
-    }
-
-    #[test]
-    fn there_is_none_if_nobody_answers() {
-        assert_eq!(first_byte(FAULT, &[reply(FAULT - 500), reply(FAULT - 100)]), None);
-        assert_eq!(first_byte(FAULT, &[]), None);
     }
 
     #[test]

@@ -3,18 +3,17 @@
 //! Laws: systems alternate within each round and never run at the same time; a sample in which anything went wrong is
 //! a failure that is told, not a figure; what was made is taken down whatever happens.
 
-mod child;
+pub mod check;
 mod plan;
 mod results;
-mod rig;
 mod system;
 mod table;
 
 use crate::load::Report;
-use child::Stop;
-use plan::{FAULT_POINT, FAULT_WINDOW, Plan, Point, System};
+use crate::rig::child::Stop;
+use crate::rig::{self, Ft};
+use plan::{FAULT_AFTER, FAULT_POINT, FAULT_WINDOW, Plan, Point, System};
 use results::{Machine, Measured, Results, Takeover, compare};
-use rig::Ft;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
@@ -52,10 +51,7 @@ impl E2e {
     }
 
     pub fn run(&self, plan: Plan) -> io::Result<Results> {
-        // SAFETY: no pointers.
-        if unsafe { libc::geteuid() } != 0 {
-            return Err(io::Error::other("a rig needs root: namespaces and mounts"));
-        }
+        crate::check_root()?;
         let mut run = Run {
             ft: Ft { program: self.ft.clone(), stop: Stop::on_signals()? },
             plan,
@@ -66,6 +62,7 @@ impl E2e {
             takeovers: BTreeMap::new(),
             failures: Vec::new(),
         };
+        rig::remove_orphans(&run.ft)?;
         if !run.plan.points.is_empty() {
             for round in 0..self.rounds {
                 run.round(round, self.rounds)?;
@@ -90,8 +87,7 @@ impl Run {
 
     /// A system that serves; `None`: why not is noted.
     fn start(&mut self, system: System, what: &str) -> io::Result<Option<Running>> {
-        let name = format!("bench{}-{}", std::process::id(), system.name());
-        let running = Running::start(system, &self.ft, &name);
+        let running = Running::start(system, &self.ft);
         self.ft.stop.check()?;
         match running {
             Ok(r) => Ok(Some(r)),
@@ -148,15 +144,16 @@ impl Run {
         for fault in self.plan.faults.clone() {
             let what = format!("round {} of {rounds}, {fault:<11}", round + 1);
             let Some(r) = self.start(System::Protected, &what)? else { continue };
-            let measured = r.measure_fault(&FAULT_POINT, fault, self.warm_up, FAULT_WINDOW);
+            let measured = r.measure_fault(&[FAULT_POINT], fault, (self.warm_up, FAULT_AFTER, FAULT_WINDOW));
             self.ft.stop.check()?;
             match measured {
                 Err(e) => self.fail(&what, &e.to_string()),
-                Ok(report) => {
+                Ok((_, reports)) => {
+                    let [report] = <[Report; 1]>::try_from(reports).expect("one load was asked for");
                     let (silence, slowest) = (report.longest_silence_ms, report.latency_us.max / 1e3);
                     self.say(&format!("{what} silence {silence:>6.0} ms  slowest request {slowest:>6.0} ms"));
                     if is_bad(&report) || report.unanswered > 0 {
-                        self.fail(&what, &format!("{}; {}", trouble(&report), r.last_events()));
+                        self.fail(&what, &format!("{}; {}", trouble(&report), r.rig().last_events()));
                     }
                     self.takeovers.entry(fault).or_default().push(report);
                 }

@@ -28,19 +28,32 @@ pub struct Point {
     pub connections: u32,
     /// Requests per second of an open loop.
     pub rate: Option<u32>,
+    pub asks: Asks,
 }
 
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Asks {
+    /// So many SET of a hundred requests, the others GET.
+    Sets(u8),
+    /// What the server answers after 1 to so many milliseconds.
+    Held(u32),
+}
+
+/// As many GET as SET.
+pub const MIXED: Asks = Asks::Sets(50);
+
 const POINTS: [Point; 5] = [
-    Point { name: "closed-1", connections: 1, rate: None },
-    Point { name: "closed-50", connections: 50, rate: None },
-    Point { name: "open-2000", connections: 50, rate: Some(2_000) },
-    Point { name: "open-20000", connections: 50, rate: Some(20_000) },
-    Point { name: "open-80000", connections: 50, rate: Some(80_000) },
+    Point { name: "closed-1", connections: 1, rate: None, asks: MIXED },
+    Point { name: "closed-50", connections: 50, rate: None, asks: MIXED },
+    Point { name: "open-2000", connections: 50, rate: Some(2_000), asks: MIXED },
+    Point { name: "open-20000", connections: 50, rate: Some(20_000), asks: MIXED },
+    Point { name: "open-80000", connections: 50, rate: Some(80_000), asks: MIXED },
 ];
 
 const FAULTS: [&str; 3] = ["kill-guest", "kill-engine", "kill-host"];
 /// While the primary dies.
-pub const FAULT_POINT: Point = Point { name: "open-2000", connections: 50, rate: Some(2_000) };
+pub const FAULT_POINT: Point = Point { name: "open-2000", connections: 50, rate: Some(2_000), asks: MIXED };
 /// Of the window, before the fault.
 pub const FAULT_AFTER: Duration = Duration::from_secs(1);
 /// Long enough for clients' retransmission timers.

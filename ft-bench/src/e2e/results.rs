@@ -53,6 +53,7 @@ pub struct Figures {
     /// Of all roles but the client.
     pub service_cpu_us_per_request: f64,
     pub machine_us_per_request: f64,
+    pub request_bytes: f64,
     pub log_bytes_per_request: Option<f64>,
     pub log_entries_per_request: Option<f64>,
     pub link_bytes_per_request: Option<f64>,
@@ -103,6 +104,7 @@ impl Figures {
             service_cpu_us_per_request: cpu_us_per_request.iter().filter(|(r, _)| *r != CLIENT).map(|(_, us)| us).sum(),
             cpu_us_per_request,
             machine_us_per_request: each(&|r| Some(r.usage.machine_us))?,
+            request_bytes: each(&|r| Some(r.request_bytes as f64))?,
             log_bytes_per_request: each(&|r| r.usage.log_bytes.map(|b| b as f64)),
             log_entries_per_request: each(&|r| r.usage.log_entries.map(|b| b as f64)),
             link_bytes_per_request: each(&|r| r.usage.link_bytes.map(|b| b as f64)),
@@ -209,6 +211,8 @@ pub mod samples {
             errors: 0,
             first_error: None,
             lost_connections: 0,
+            request_bytes: 40 * rate as u64,
+            outage: None,
             usage: Usage {
                 cpu_us: cpu.into(),
                 machine_us: 20.0 * rate,
@@ -222,6 +226,7 @@ pub mod samples {
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::MIXED;
     use super::*;
     use samples::report;
 
@@ -234,7 +239,7 @@ mod tests {
 
     #[test]
     fn figures_are_per_request_and_against_native() {
-        let point = Point { name: "open", connections: 1, rate: Some(1000) };
+        let point = Point { name: "open", connections: 1, rate: Some(1000), asks: MIXED };
         let native = Measured::new(&point, System::Native, vec![report(1000.0, 100.0, 10.0)]);
         let slower = vec![report(500.0, 300.0, 20.0), report(400.0, 500.0, 30.0), report(510.0, 300.0, 20.0)];
         let mut all = [native, Measured::new(&point, System::Protected, slower)];
@@ -249,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_has_no_figures() {
-        let point = Point { name: "closed", connections: 1, rate: None };
+        let point = Point { name: "closed", connections: 1, rate: None, asks: MIXED };
         let mut all = [Measured::new(&point, System::Protected, vec![])];
         compare(&mut all);
         assert!(all[0].figures.is_none() && all[0].times_native.is_none());

@@ -1,17 +1,13 @@
 //! What is compared, each alone in a rig of its own while it is measured.
 
-use super::child::Child;
-use super::plan::{FAULT_AFTER, Point, System};
-use super::rig::{Ft, Rig};
+use super::plan::{Asks, Point, System};
 use crate::load::Report;
+use crate::rig::child::{Child, Words};
+use crate::rig::{BACKUP, Fault, Ft, IN_MEMORY, PRIMARY, Rig, redis};
 use ft_runtime::pair::status::{Request, client};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const PORT: u16 = 6379;
-const PRIMARY: &str = "alpha";
-const BACKUP: &str = "beta";
 /// Where alpha is on the network of the pair: the replica comes over it, as the backup does.
 const LINK_ADDRESS: &str = "192.168.77.1";
 const LINK: &str = "link0";
@@ -37,17 +33,16 @@ pub struct Running {
     watched: Vec<(&'static str, i32)>,
 }
 
-fn redis(more: &[&str]) -> Vec<String> {
-    let port = PORT.to_string();
-    let common = ["redis-server", "--port", &port, "--bind", "0.0.0.0", "--protected-mode", "no", "--dir"];
-    let memory_only = ["/var/lib/redis", "--save", "", "--appendonly", "no"];
-    [&common[..], &memory_only, more].concat().into_iter().map(str::to_owned).collect()
-}
-
 impl Running {
-    pub fn start(system: System, ft: &Ft, name: &str) -> io::Result<Self> {
+    pub fn start(system: System, ft: &Ft) -> io::Result<Self> {
+        Self::start_with(system, ft, &[])
+    }
+
+    /// `more`: options of redis.
+    pub fn start_with(system: System, ft: &Ft, more: &[&str]) -> io::Result<Self> {
+        let own = [&IN_MEMORY[..], more].concat();
         let options: &[&str] = if system == System::Protected { &[] } else { &["--native"] };
-        let rig = Rig::up(ft, name, options, &redis(&[]))?;
+        let rig = Rig::up(ft, options, &redis(&own), Words::Kept)?;
         let (mut replica, mut watched) = (None, Vec::new());
         let mut watch = |role, pid: Option<i32>| watched.extend(pid.map(|p| (role, p)));
         watch(SERVER, rig.pids(PRIMARY)?.guest);
@@ -59,14 +54,15 @@ impl Running {
                 watch(BACKUP_ENGINE, rig.pids(BACKUP)?.engine);
             }
             System::Replica => {
-                let master = ["--replicaof", LINK_ADDRESS, &PORT.to_string()].map(str::to_owned);
-                let command = [redis(&[]), master.to_vec()].concat();
-                replica = Some(rig.start(BACKUP, "the replica", &command)?);
+                let port = rig.service().port().to_string();
+                let master = ["--replicaof", LINK_ADDRESS, &port];
+                let command = redis(&[&own[..], &master].concat());
+                replica = Some(rig.start(BACKUP, "the replica", &command, Words::Kept)?);
             }
         }
         let mut running = Self { _replica: replica, rig, system, ft: ft.clone(), watched };
         let fill = running.client(&["--fill"])?;
-        fill.finish(&running.ft.stop, FILL_MAX)?;
+        fill.finish(FILL_MAX)?;
         if let Some(r) = &running._replica {
             running.watched.push((BACKUP_SERVER, only_child(r.pid())?));
         }
@@ -75,83 +71,87 @@ impl Running {
 
     /// The load generator in the client's network.
     fn client(&self, options: &[&str]) -> io::Result<Child> {
-        let program = std::env::current_exe()?.into_os_string().into_string();
-        let program = program.map_err(|p| io::Error::other(format!("{} is no UTF-8", p.display())))?;
-        let mut command = vec![program, "load".into(), format!("{}:{PORT}", self.rig.up.address)];
+        let mut arguments = vec!["load".into(), self.rig.service().to_string()];
         if self.system == System::Replica {
-            command.extend(["--replicas".into(), "1".into()]);
+            arguments.extend(["--replicas".into(), "1".into()]);
         }
-        command.extend(options.iter().map(|o| (*o).to_owned()));
-        self.rig.start("client", "ft-bench load", &command)
+        arguments.extend(options.iter().map(|o| (*o).to_owned()));
+        self.rig.start_client(&arguments, Words::Kept)
     }
 
-    fn start_load(&self, point: &Point, warm_up: Duration, window: Duration) -> io::Result<Child> {
-        let mut options = vec![
-            "--connections".to_owned(),
-            point.connections.to_string(),
-            "--seconds".into(),
-            window.as_secs_f64().to_string(),
-            "--warm-up".into(),
-            warm_up.as_secs_f64().to_string(),
+    /// What the load generator is told of a point.
+    fn options(point: &Point, warm_up: Duration, window: Duration) -> Vec<String> {
+        let numbers = [
+            ("--connections", point.connections.to_string()),
+            match point.asks {
+                Asks::Sets(percent) => ("--sets", percent.to_string()),
+                Asks::Held(ms) => ("--held", ms.to_string()),
+            },
+            ("--seconds", window.as_secs_f64().to_string()),
+            ("--warm-up", warm_up.as_secs_f64().to_string()),
         ];
-        if let Some(rate) = point.rate {
-            options.extend(["--rate".into(), rate.to_string()]);
-        }
+        let rate = point.rate.map(|r| ("--rate", r.to_string()));
+        numbers.into_iter().chain(rate).flat_map(|(name, value)| [name.to_owned(), value]).collect()
+    }
+
+    /// Where to look for what it costs.
+    fn meters(&self) -> io::Result<Vec<String>> {
+        let mut options = Vec::new();
         for (role, pid) in &self.watched {
             options.extend(["--watch".into(), format!("{role}={pid}")]);
         }
         if self.system != System::Native {
             options.extend(["--link".into(), format!("{}:{LINK}", self.rig.pids(PRIMARY)?.init)]);
         }
-        if let Some(socket) = self.control() {
+        if let Some(socket) = self.rig.control(PRIMARY) {
             options.extend(["--engine".into(), socket.display().to_string()]);
         }
+        Ok(options)
+    }
+
+    fn start_load(&self, options: &[String]) -> io::Result<Child> {
         self.client(&options.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    fn finish_load(&self, load: Child, time: Duration) -> io::Result<Report> {
-        let line = load.finish(&self.ft.stop, time + LOAD_EXTRA_MAX)?;
+    fn finish_load(load: Child, time: Duration) -> io::Result<Report> {
+        let line = load.finish(time + LOAD_EXTRA_MAX)?.concat();
         serde_json::from_str(&line).map_err(|e| io::Error::other(format!("what ft-bench load printed: {e}: {line}")))
     }
 
     pub fn measure(&self, point: &Point, warm_up: Duration, window: Duration) -> io::Result<Report> {
-        let load = self.start_load(point, warm_up, window)?;
-        self.finish_load(load, warm_up + window)
+        let options = [Self::options(point, warm_up, window), self.meters()?].concat();
+        Self::finish_load(self.start_load(&options)?, warm_up + window)
     }
 
-    /// A load in which something happens to the primary.
-    pub fn measure_fault(&self, point: &Point, kind: &str, warm_up: Duration, window: Duration) -> io::Result<Report> {
-        let load = self.start_load(point, warm_up, window)?;
-        self.ft.stop.sleep(warm_up + FAULT_AFTER)?;
-        self.rig.fault(PRIMARY, kind)?;
-        self.finish_load(load, warm_up + window)
-    }
-
-    fn control(&self) -> Option<&Path> {
-        self.rig.up.controls.get(PRIMARY).map(PathBuf::as_path)
+    /// Loads under which something happens to the primary, `after` the last of them began. Nothing is metered: a host that
+    /// died can't be asked.
+    pub fn measure_fault(
+        &self,
+        points: &[Point],
+        kind: &str,
+        (warm_up, after, window): (Duration, Duration, Duration),
+    ) -> io::Result<(Fault, Vec<Report>)> {
+        let start = |p: &Point| self.start_load(&[Self::options(p, warm_up, window), vec!["--outage".into()]].concat());
+        let loads = points.iter().map(start).collect::<io::Result<Vec<_>>>()?;
+        self.ft.stop.sleep(warm_up + after)?;
+        let fault = self.rig.fault(PRIMARY, kind)?;
+        let reports = loads.into_iter().map(|l| Self::finish_load(l, warm_up + window));
+        Ok((fault, reports.collect::<io::Result<_>>()?))
     }
 
     /// Is it still what was started? A pair may have broken under the load.
     pub fn check(&self) -> Result<(), String> {
-        let Some(control) = self.control() else { return Ok(()) };
+        let Some(control) = self.rig.control(PRIMARY) else { return Ok(()) };
         let line = client::ask_line(control, Request::Status).unwrap_or_else(|e| e.to_string());
         let now: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         if now["role"] == "primary" && now["state"] == "protected" {
             return Ok(());
         }
-        Err(format!("no longer protected: {}; {}", line.trim_end(), self.last_events()))
+        Err(format!("no longer protected: {}; {}", line.trim_end(), self.rig.last_events()))
     }
 
-    /// What the engines that live last said: for explaining a failure.
-    pub fn last_events(&self) -> String {
-        const EACH: usize = 12;
-        let of_host = |(host, control): (&String, &PathBuf)| {
-            let asked = client::ask(control, Request::Events { after: 0, follow: false });
-            let lines: Vec<String> = asked.into_iter().flatten().map_while(Result::ok).collect();
-            let last = lines[lines.len().saturating_sub(EACH)..].join(" ");
-            format!("{host}: {last}")
-        };
-        self.rig.up.controls.iter().map(of_host).collect::<Vec<_>>().join("; ")
+    pub fn rig(&self) -> &Rig {
+        &self.rig
     }
 }
 

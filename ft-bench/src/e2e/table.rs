@@ -3,9 +3,8 @@
 use super::results::{Figures, Measured, Results, Spread, Takeover};
 use super::system::ROLES;
 use crate::load::CLIENT;
-use comfy_table::{CellAlignment, Table, presets};
-
-const NONE: &str = "-";
+use crate::tables::{NONE, optional, short, table, whole};
+use comfy_table::Table;
 
 const NOTES: &str = "\
 Medians of the rounds; +- is half the distance between the lowest and the highest round. x: times native, in this run.
@@ -17,41 +16,6 @@ runs at that moment: with veth mostly the sender, so a client pays for part of t
 round. `machine`: all that was not idle. `others`: of that, what is neither client nor service: kernel threads, interrupts
 on an idle processor, and whatever else runs on this machine; much of it means that the run was disturbed.
 Link bytes: both directions, as the interface counts them. Log bytes: before encryption.";
-
-fn table(columns: &[&str], text_columns: usize) -> Table {
-    let mut t = Table::new();
-    t.load_style(presets::ASCII_MARKDOWN).set_header(columns);
-    for c in t.column_iter_mut().skip(text_columns) {
-        c.set_cell_alignment(CellAlignment::Right);
-    }
-    t
-}
-
-/// 12,345
-fn whole(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut out = String::new();
-    for (k, d) in digits.chars().enumerate() {
-        if k > 0 && (digits.len() - k).is_multiple_of(3) && d.is_ascii_digit() && out != "-" {
-            out.push(',');
-        }
-        out.push(d);
-    }
-    out
-}
-
-/// Three digits that say something.
-fn short(value: f64) -> String {
-    match value {
-        v if v >= 100.0 => whole(v),
-        v if v >= 10.0 => format!("{v:.1}"),
-        v => format!("{v:.2}"),
-    }
-}
-
-fn optional(value: Option<f64>) -> String {
-    value.map_or_else(|| NONE.into(), short)
-}
 
 fn spread(s: Spread) -> String {
     format!("{:.0}%", 50.0 * (s.max - s.min) / s.median.max(f64::MIN_POSITIVE))
@@ -150,21 +114,14 @@ pub fn text(r: &Results) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{Point, System};
+    use super::super::plan::{MIXED, Point, System};
     use super::super::results::{Machine, compare, samples::report};
     use super::*;
 
     #[test]
-    fn numbers_are_short() {
-        let all = [0.0, 7.0, 999.6, 1234567.0].map(whole);
-        assert_eq!(all, ["0", "7", "1,000", "1,234,567"]);
-        assert_eq!([0.123, 9.5, 12.34, 123.4].map(short), ["0.12", "9.50", "12.3", "123"]);
-    }
-
-    #[test]
     fn tables_show_what_was_measured_and_what_was_not() {
-        let closed = Point { name: "closed-1", connections: 1, rate: None };
-        let open = Point { name: "open-9000", connections: 1, rate: Some(9000) };
+        let closed = Point { name: "closed-1", connections: 1, rate: None, asks: MIXED };
+        let open = Point { name: "open-9000", connections: 1, rate: Some(9000), asks: MIXED };
         let mut loads = vec![
             Measured::new(&closed, System::Native, vec![report(12_000.0, 100.0, 10.0)]),
             Measured::new(&closed, System::Protected, vec![report(6_000.0, 250.0, 12.0)]),

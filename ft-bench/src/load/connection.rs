@@ -29,6 +29,8 @@ pub struct Connection {
     out: Vec<u8>,
     /// Of `out`, the kernel has it.
     sent: usize,
+    /// All that the kernel has been given.
+    pub sent_bytes: u64,
     waiting: VecDeque<Waiting>,
     replies: Replies,
     /// The kernel took no more and will say when it does.
@@ -46,6 +48,7 @@ impl Connection {
             stream,
             out: Vec::new(),
             sent: 0,
+            sent_bytes: 0,
             waiting: VecDeque::new(),
             replies: Replies::default(),
             blocked: false,
@@ -67,7 +70,10 @@ impl Connection {
     pub fn flush(&mut self) -> io::Result<bool> {
         while self.sent < self.out.len() {
             match self.stream.write(&self.out[self.sent..]) {
-                Ok(n) => self.sent += n,
+                Ok(n) => {
+                    self.sent += n;
+                    self.sent_bytes += n as u64;
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(true),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),

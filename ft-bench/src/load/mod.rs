@@ -10,7 +10,7 @@ mod requests;
 mod tally;
 
 pub use meter::{CLIENT, Interface, Usage, Watched};
-pub use tally::Latency;
+pub use tally::{Latency, Span};
 
 use crate::resp::{Client, Reply};
 use clap::Args;
@@ -25,7 +25,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tally::{Schedule, Tally};
 
 pub const CONNECTIONS_MAX: u32 = 10_000;
@@ -59,6 +59,15 @@ pub struct LoadArgs {
     /// How long to ask before that.
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
     pub warm_up: f64,
+    /// How many of a hundred requests are SET; the others are GET.
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(..=100))]
+    pub sets: u8,
+    /// Ask what the server answers after 1 to so many milliseconds (BLPOP), and nothing else.
+    #[arg(long, value_name = "MS")]
+    pub held: Option<u32>,
+    /// Report when no answer came, and which requests waited: a host is going to die.
+    #[arg(long)]
+    pub outage: bool,
     /// A write counts as answered when so many replicas have it (WAIT).
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub replicas: u32,
@@ -95,7 +104,21 @@ pub struct Report {
     pub first_error: Option<String>,
     /// Connections that broke.
     pub lost_connections: u32,
+    /// Given to the kernel within the window.
+    pub request_bytes: u64,
     pub usage: Usage,
+    /// With `--outage`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outage: Option<Outage>,
+}
+
+/// What clients saw of a pause, in microseconds since 1970.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Outage {
+    /// Times of 1 ms and more in which no answer came on any connection.
+    pub silences: Vec<Span>,
+    /// Requests that took 1 ms and more, from the intended time of sending.
+    pub waits: Vec<Span>,
 }
 
 impl LoadArgs {
@@ -162,6 +185,9 @@ struct Load {
     tally: Tally,
     meter: Meter,
     started: Instant,
+    /// Microseconds since 1970 at the start.
+    started_us: u64,
+    outage: bool,
     warm_up: Duration,
     window: Duration,
     /// Connections with bytes for the kernel.
@@ -204,10 +230,12 @@ impl Load {
                 Some(r) => Pace::Open { schedule: Schedule::new(r), next: 0 },
                 None => Pace::Closed,
             },
-            requests: Requests::new(args.replicas),
-            tally: Tally::new(),
+            requests: args.held.into_iter().fold(Requests::new(args.sets, args.replicas), Requests::held),
+            tally: Tally::new(args.outage),
             meter: Meter { processes: args.watch.clone(), link: args.link.clone(), engine: args.engine.clone() },
             started: Instant::now(),
+            started_us: 0,
+            outage: args.outage,
             warm_up: Duration::from_secs_f64(args.warm_up),
             window: Duration::from_secs_f64(args.seconds),
             unsent: BTreeSet::new(),
@@ -221,6 +249,7 @@ impl Load {
 
     fn run(mut self) -> io::Result<Report> {
         self.started = Instant::now();
+        self.started_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
         if matches!(self.pace, Pace::Closed) {
             for k in 0..self.connections.len() {
                 self.ask(k, 0);
@@ -230,7 +259,9 @@ impl Load {
         let before = self.meter.read()?;
         let begin = self.started.elapsed();
         self.tally.begin(begin.as_nanos() as u64);
+        let sent_before = self.sent_bytes();
         self.turn_until(Phase::Window, begin + self.window)?;
+        let request_bytes = self.sent_bytes().saturating_sub(sent_before);
         let end = self.started.elapsed();
         self.tally.end(end.as_nanos() as u64);
         let usage = self.meter.read()?.since(&before);
@@ -247,8 +278,15 @@ impl Load {
             errors: self.errors,
             first_error: self.first_error,
             lost_connections: self.lost,
+            request_bytes,
             usage,
+            outage: self.outage.then(|| self.tally.outage(self.started_us)),
         })
+    }
+
+    /// Of connections that broke nothing is known any more: such a window is no sample.
+    fn sent_bytes(&self) -> u64 {
+        self.connections.iter().flatten().map(|c| c.sent_bytes).sum()
     }
 
     fn now_ns(&self) -> u64 {

@@ -45,6 +45,7 @@ impl Replies {
             b'+' => Reply::Status,
             b'-' => Reply::Error(String::from_utf8_lossy(text).into_owned()),
             b':' => Reply::Int(number()?),
+            b'*' if text == b"-1" => Reply::Nil,
             b'$' => match number()? {
                 -1 => Reply::Nil,
                 n => {
@@ -74,10 +75,11 @@ mod tests {
 
     #[test]
     fn replies_survive_any_cut() {
-        let wire = b"+OK\r\n$3\r\na\r\n\r\n$-1\r\n:1\r\n-ERR no\r\n$0\r\n\r\n:-2\r\n";
+        let wire = b"+OK\r\n$3\r\na\r\n\r\n$-1\r\n*-1\r\n:1\r\n-ERR no\r\n$0\r\n\r\n:-2\r\n";
         let want = [
             Reply::Status,
             Reply::Value(3),
+            Reply::Nil,
             Reply::Nil,
             Reply::Int(1),
             Reply::Error("ERR no".into()),

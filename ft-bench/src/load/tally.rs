@@ -3,6 +3,7 @@
 //! Laws: latency runs from the moment a request was meant to be sent, so a server that stalls is charged for all that
 //! should have been asked meanwhile; a request without an answer counts with its age at the end, never as nothing.
 
+use super::Outage;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,24 @@ pub struct Latency {
     pub max: f64,
 }
 
+/// Silences and waits that are noted are at least so long.
+const NOTED_NS: u64 = 1_000_000;
+/// Of each; more say nothing new.
+const NOTED_MAX: usize = 100_000;
+
+/// From one moment to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    pub begin: u64,
+    pub end: u64,
+}
+
+impl Span {
+    pub fn length(&self) -> u64 {
+        self.end - self.begin
+    }
+}
+
 /// Counts within a window.
 pub struct Tally {
     latency_ns: Histogram<u64>,
@@ -54,10 +73,15 @@ pub struct Tally {
     pub longest_silence_ns: u64,
     pub answered: u64,
     pub unanswered: u64,
+    /// Whether spans are noted, in nanoseconds.
+    note: bool,
+    silences: Vec<Span>,
+    waits: Vec<Span>,
 }
 
 impl Tally {
-    pub fn new() -> Self {
+    /// `note`: remember silences and requests that waited.
+    pub fn new(note: bool) -> Self {
         Self {
             latency_ns: Histogram::new_with_bounds(1, LATENCY_NS_MAX, DIGITS).expect("the bounds are good"),
             begin_ns: None,
@@ -65,6 +89,9 @@ impl Tally {
             longest_silence_ns: 0,
             answered: 0,
             unanswered: 0,
+            note,
+            silences: Vec::new(),
+            waits: Vec::new(),
         }
     }
 
@@ -79,14 +106,14 @@ impl Tally {
         self.answered += 1;
         self.hear(now_ns);
         if intended_ns >= begin {
-            self.record(now_ns.saturating_sub(intended_ns));
+            self.record(intended_ns, now_ns);
         }
     }
 
     /// An answer after the window's end to what was meant to be sent within it.
     pub fn answer_late(&mut self, intended_ns: u64, now_ns: u64) {
         if self.begin_ns.is_some_and(|b| intended_ns >= b) {
-            self.record(now_ns.saturating_sub(intended_ns));
+            self.record(intended_ns, now_ns);
         }
     }
 
@@ -102,12 +129,28 @@ impl Tally {
     }
 
     fn hear(&mut self, now_ns: u64) {
-        self.longest_silence_ns = self.longest_silence_ns.max(now_ns.saturating_sub(self.last_answer_ns));
+        let silence = now_ns.saturating_sub(self.last_answer_ns);
+        self.longest_silence_ns = self.longest_silence_ns.max(silence);
+        if self.note && silence >= NOTED_NS && self.silences.len() < NOTED_MAX {
+            self.silences.push(Span { begin: self.last_answer_ns, end: now_ns });
+        }
         self.last_answer_ns = now_ns;
     }
 
-    fn record(&mut self, ns: u64) {
+    fn record(&mut self, intended_ns: u64, now_ns: u64) {
+        let ns = now_ns.saturating_sub(intended_ns);
         self.latency_ns.saturating_record(ns.max(1));
+        if self.note && ns >= NOTED_NS && self.waits.len() < NOTED_MAX {
+            self.waits.push(Span { begin: intended_ns, end: now_ns });
+        }
+    }
+
+    /// What was noted, where zero was at that many microseconds since 1970.
+    pub fn outage(&self, zero_us: u64) -> Outage {
+        let all = |spans: &[Span]| {
+            spans.iter().map(|s| Span { begin: zero_us + s.begin / 1000, end: zero_us + s.end / 1000 }).collect()
+        };
+        Outage { silences: all(&self.silences), waits: all(&self.waits) }
     }
 
     /// In microseconds.
@@ -135,7 +178,7 @@ mod tests {
     /// A server that stands still for 500 of 1000 ms: a closed loop would see one slow request.
     #[test]
     fn what_should_have_been_asked_meanwhile_counts() {
-        let mut t = Tally::new();
+        let mut t = Tally::new(true);
         t.begin(0);
         for k in 0..1000 {
             let intended = k * MS;
@@ -147,11 +190,14 @@ mod tests {
         assert!((l.p90 / 400_000.0 - 1.0).abs() < 0.01, "{l:?}");
         assert!((l.max / 500_000.0 - 1.0).abs() < 0.01, "{l:?}");
         assert_eq!((t.longest_silence_ns, t.answered), (500 * MS, 1000));
+        let o = t.outage(7_000_000);
+        assert_eq!(o.silences[0], Span { begin: 7_000_000, end: 7_500_000 });
+        assert_eq!((o.waits[0].length(), o.waits.len()), (500_000, 500));
     }
 
     #[test]
     fn warming_up_does_not_count_and_no_answer_does() {
-        let mut t = Tally::new();
+        let mut t = Tally::new(true);
         t.answer(0, 90 * MS);
         t.begin(100 * MS);
         t.answer(50 * MS, 110 * MS);

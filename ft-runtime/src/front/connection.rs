@@ -4,7 +4,7 @@
 //! The output line (see `ft_log::output_rule`): byte n is position n, FIN the position after the last byte, close
 //! the one after that. Nothing passes a position that the output rule holds.
 
-use super::send_queue::SendQueue;
+use super::send_queue::{KEEP_BYTES, SendQueue};
 use crate::engine::sys;
 use ft_log::entry::{RX_WINDOW_BYTES, TX_WINDOW_BYTES};
 use ft_log::ids::LogIndex;
@@ -67,8 +67,8 @@ const LINGER_STEP_MAX: Duration = Duration::from_millis(250);
 const ACK_STEP_MIN: Duration = Duration::from_millis(1);
 const ACK_STEP_MAX: Duration = Duration::from_millis(64);
 
-/// More unacknowledged than this and the guest hears of acknowledgements.
-pub const ACK_INTEREST_BYTES: u64 = TX_WINDOW_BYTES / 4;
+/// More that isn't known to be acknowledged, and the guest hears of acknowledgements: until then both hosts keep it.
+pub const ACK_INTEREST_BYTES: u64 = TX_WINDOW_BYTES / 16;
 /// Less progress than this is not told between two polls.
 const ACK_PROGRESS_BYTES: u64 = TX_WINDOW_BYTES / 8;
 /// The guest may soon block: look at once.
@@ -79,6 +79,8 @@ enum Kernel {
     Real(TcpStream),
     /// We follow: another host has the socket. Output is kept until the log says that the peer has it.
     Elsewhere,
+    /// We followed: the other host's kernel had done with it. Nobody is to be told of its end here.
+    GoneElsewhere,
     /// It broke: the guest still holds the connection, the kernel doesn't.
     Broken,
 }
@@ -87,7 +89,7 @@ impl Kernel {
     fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Real(s) => Some(s),
-            Self::Elsewhere | Self::Broken => None,
+            Self::Elsewhere | Self::GoneElsewhere | Self::Broken => None,
         }
     }
 }
@@ -128,6 +130,10 @@ pub struct Connection {
     acked_told: u64,
     ack_at: Instant,
     ack_step: Duration,
+    /// It says nothing more for now, and keeps more than it should.
+    is_quiet: bool,
+    /// Where its output ended at the last sweep.
+    swept_end: u64,
     linger: Option<Linger>,
     /// While another host has the socket: what the guest set, each option once.
     options: Vec<SocketOption>,
@@ -197,6 +203,8 @@ impl Connection {
             acked_told: 0,
             ack_at: now,
             ack_step: ACK_STEP_MIN,
+            is_quiet: false,
+            swept_end: 0,
             linger: None,
             options: Vec::new(),
             in_ready: false,
@@ -250,7 +258,15 @@ impl Connection {
 
     /// Something may be read, and the guest wants it.
     pub fn wants_read(&self) -> bool {
-        self.readable && self.is_held_by_guest() && self.socket().is_some() && (!self.input_ended || self.broken.is_some())
+        if !self.readable || self.socket().is_none() {
+            return false;
+        }
+        if self.is_held_by_guest() {
+            return !self.input_ended || self.broken.is_some();
+        }
+        // Only the peer's FIN: our kernel acknowledges it with all that it still has to deliver, and none of that leaves
+        // before the log has the FIN.
+        self.hangup && !self.input_ended && self.broken.is_none()
     }
 
     /// Reads once. `buffer` bounds it.
@@ -259,6 +275,14 @@ impl Connection {
         if self.input_ended {
             self.readable = false;
             return self.broken.map_or(Filled::Blocked, Filled::Reset);
+        }
+        if !self.is_held_by_guest() {
+            self.readable = false;
+            // With everything delivered the connection is over, and its end needs no word.
+            let is_waiting = sys::unacknowledged(socket.as_fd()).is_ok_and(|n| n > 0);
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+            let ended = is_waiting && recv(socket.as_raw_fd(), &mut [0], flags) == Ok(0);
+            return if ended { Filled::Fin } else { Filled::Blocked };
         }
         // Commit on arrival: what the kernel has acknowledged must get into the log, whether the guest reads or not.
         let room = RX_WINDOW_BYTES.saturating_sub(self.received - self.consumed);
@@ -295,7 +319,7 @@ impl Connection {
 
     /// The break was told: the kernel's half goes.
     pub fn drop_socket(&mut self) {
-        self.kernel = Kernel::Broken;
+        self.kernel = if self.is_elsewhere() { Kernel::GoneElsewhere } else { Kernel::Broken };
         self.input_ended = true;
         self.output.abandon();
     }
@@ -337,7 +361,7 @@ impl Connection {
         match self.kernel {
             Kernel::Real(_) => {}
             Kernel::Elsewhere => self.prune_elsewhere(),
-            Kernel::Broken => self.output.abandon(),
+            Kernel::GoneElsewhere | Kernel::Broken => self.output.abandon(),
         }
         Ok(())
     }
@@ -467,16 +491,15 @@ impl Connection {
         }
     }
 
-    /// The guest let it go, and the peer has everything.
+    /// Another host's kernel was done with it, and so is the guest.
     pub fn is_over_elsewhere(&self) -> bool {
-        !self.is_held_by_guest() && matches!(self.kernel, Kernel::Broken)
+        !self.is_held_by_guest() && matches!(self.kernel, Kernel::GoneElsewhere)
     }
 
-    /// The other host's kernel is done with it. True: so is the guest, forget it.
-    pub fn gone_elsewhere(&mut self) -> bool {
-        self.kernel = Kernel::Broken;
+    /// The other host's kernel is done with it.
+    pub fn gone_elsewhere(&mut self) {
+        self.kernel = Kernel::GoneElsewhere;
         self.output.abandon();
-        !self.is_held_by_guest()
     }
 
     pub fn is_elsewhere(&self) -> bool {
@@ -532,7 +555,14 @@ impl Connection {
 
     /// Acknowledgements matter to the guest now.
     pub fn wants_acks(&self) -> bool {
-        self.is_held_by_guest() && self.socket().is_some() && self.output.end() - self.acked_told > ACK_INTEREST_BYTES
+        let few = if self.is_quiet { 0 } else { ACK_INTEREST_BYTES };
+        self.is_held_by_guest() && self.socket().is_some() && self.output.end() - self.acked_told > few
+    }
+
+    /// Once in a while: a connection that has fallen idle lets go of what its peer has.
+    pub fn sweep(&mut self) {
+        let end = self.output.end();
+        self.is_quiet = std::mem::replace(&mut self.swept_end, end) == end && end - self.acked_told > KEEP_BYTES as u64;
     }
 
     /// When to look at them next.

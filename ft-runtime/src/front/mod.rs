@@ -30,6 +30,8 @@ const LISTENERS_MAX: usize = 1024;
 const ACCEPTS_PER_TURN: usize = 256;
 /// Reads of one connection before the next has its turn.
 const READS_PER_TURN: usize = 4;
+/// Between two looks for connections that have fallen idle.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Until a listener that found no descriptor tries again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -145,6 +147,7 @@ pub struct Front {
     committed: LogIndex,
     /// Acknowledgements are looked at.
     watch: Vec<ConnId>,
+    sweep_at: Option<Instant>,
     lingering: BinaryHeap<Reverse<(Instant, ConnId)>>,
     accept_again: Option<Instant>,
     buffer: Box<[u8]>,
@@ -167,6 +170,7 @@ impl Front {
             held: Vec::new(),
             committed: LogIndex(0),
             watch: Vec::new(),
+            sweep_at: None,
             lingering: BinaryHeap::new(),
             accept_again: None,
             buffer: vec![0; PAYLOAD_BYTES_MAX].into(),
@@ -242,7 +246,11 @@ impl Front {
     pub fn close(&mut self, id: ConnId, reset: bool, barrier: LogIndex) -> Result<(), EngineError> {
         let Some(c) = self.connections.get_mut(&id) else { return self.known(id) };
         c.close(reset, barrier);
-        self.touch(id);
+        if c.is_over_elsewhere() {
+            self.connections.remove(&id);
+        } else {
+            self.touch(id);
+        }
         Ok(())
     }
 
@@ -299,7 +307,9 @@ impl Front {
     }
 
     fn touch(&mut self, id: ConnId) {
+        // One that another host has is touched when it comes here.
         if let Some(c) = self.connections.get_mut(&id)
+            && !c.is_elsewhere()
             && !std::mem::replace(&mut c.in_dirty, true)
         {
             self.dirty.push(id);
@@ -352,8 +362,11 @@ impl Front {
 
     /// The primary's kernel is done with a connection that its guest let go. Ours may not have got there yet.
     pub fn gone_elsewhere(&mut self, id: ConnId) {
-        if self.connections.get_mut(&id).is_some_and(Connection::gone_elsewhere) {
-            self.connections.remove(&id);
+        if let Some(c) = self.connections.get_mut(&id) {
+            c.gone_elsewhere();
+            if c.is_over_elsewhere() {
+                self.connections.remove(&id);
+            }
         }
     }
 
@@ -605,6 +618,15 @@ impl Front {
     }
 
     fn acknowledge(&mut self, inbox: &mut dyn Inbox, now: Instant) -> Result<(), EngineError> {
+        if self.sweep_at.is_none_or(|at| now >= at) {
+            self.sweep_at = Some(now + SWEEP_EVERY);
+            for (id, c) in &mut self.connections {
+                c.sweep();
+                if c.wants_acks() && !std::mem::replace(&mut c.in_watch, true) {
+                    self.watch.push(*id);
+                }
+            }
+        }
         let mut k = 0;
         while let Some(id) = self.watch.get(k).copied() {
             let keep = match self.connections.get_mut(&id) {
@@ -656,4 +678,35 @@ fn is_passed_on(level: i32, name: i32) -> bool {
             | (libc::IPPROTO_IP, libc::IP_TOS)
             | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::epoll::EpollCreateFlags;
+
+    /// Connections that came and went while another host had them left something behind for ever.
+    #[test]
+    fn what_is_over_elsewhere_leaves_nothing() {
+        let mut front = Front::new(Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap()));
+        let (peer, local) = ("10.0.0.1:4000".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
+        let now = Instant::now();
+        for n in 1..=6 {
+            let conn = ConnId(n);
+            front.follow(&Event::Accept { listener: ListenerId(1), conn, peer, local }, now);
+            front.output(conn, &[7; 100], LogIndex(0)).unwrap();
+            if n % 3 == 0 {
+                front.follow(&Event::Reset { conn, errno: libc::ECONNRESET as u16 }, now);
+            }
+            // The other host is done with it before our guest is, or after.
+            if n % 2 == 0 {
+                front.gone_elsewhere(conn);
+                front.close(conn, false, LogIndex(0)).unwrap();
+            } else {
+                front.close(conn, false, LogIndex(0)).unwrap();
+                front.gone_elsewhere(conn);
+            }
+        }
+        assert_eq!((front.connections(), front.dirty.len()), (0, 0));
+    }
 }

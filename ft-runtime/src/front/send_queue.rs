@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-/// An empty queue gives memory beyond this back.
-const KEEP_CAPACITY_BYTES: usize = 64 << 10;
+/// A queue that holds no more than this keeps no memory for much more.
+pub const KEEP_BYTES: usize = 4 << 10;
 
 /// `acked <= written <= end`.
 #[derive(Debug, Default)]
@@ -65,8 +65,9 @@ impl SendQueue {
         assert!((self.acked..=self.written).contains(&acked), "acknowledged what was never written");
         self.bytes.drain(..(acked - self.acked) as usize);
         self.acked = acked;
-        if self.bytes.is_empty() {
-            self.bytes.shrink_to(KEEP_CAPACITY_BYTES);
+        if self.bytes.len() <= KEEP_BYTES && self.bytes.capacity() > 4 * KEEP_BYTES {
+            // Copied, not shrunk in place: what stayed of each would keep the rest from becoming one piece again.
+            self.bytes = self.bytes.iter().copied().collect();
         }
     }
 

@@ -6,6 +6,7 @@
 //! - A FIN leaves only by `permit_fin`, an RST of a connection only by `permit_rst`: a kernel that closes the sockets
 //!   of a dying engine says nothing.
 //! - What belongs to nothing known stays here.
+//! - Of a connection that is over on both hosts nobody will log the client's FIN: its acknowledgement needs no commit.
 //! - A packet gets one verdict. What is held is bounded, per connection and in all; beyond, it is dropped: TCP repeats.
 //!
 //! What must never happen: an acknowledgement that leaves too early. The client forgets those bytes, and if the host
@@ -105,6 +106,9 @@ pub enum Event {
     Birth(Birth),
     /// The engine may forget this birth. Not told of one that the engine closed.
     Gone { id: BirthId, why: Gone },
+    /// The client of a restored connection asks for its SYN-ACK again, and our kernel, which has it for established, does
+    /// not answer: the engine must.
+    SynRepeated { id: BirthId },
 }
 
 /// A connection that this host did not see the birth of: what a takeover knows about it.
@@ -174,6 +178,8 @@ enum Stage {
     Waiting { syn_ack: Option<PacketId>, since: BootTime, accepted: bool },
     /// The SYN-ACK may leave.
     Answered { quiet_until: BootTime },
+    /// Restored, and the engine has it; whether the client has had the SYN-ACK isn't known.
+    HalfOpen { quiet_until: BootTime },
     /// The kernel has a connection, and the engine has it.
     Established,
     /// Over, by a committed act; the kernel may have to answer a repeat.
@@ -199,7 +205,8 @@ struct Connection {
 impl Connection {
     /// The highest acknowledgement that may leave.
     fn ack_max(&self) -> Seq {
-        self.isn_client.plus(1).plus(self.input_bytes).plus(self.fin.into())
+        let fin = self.fin || matches!(self.stage, Stage::Closed);
+        self.isn_client.plus(1).plus(self.input_bytes).plus(fin.into())
     }
 
     /// Packets that wait, with the SYN-ACK.
@@ -371,7 +378,13 @@ impl Judge {
         let Some(handshake) = handshake(&segment) else {
             return drop_counted(&mut self.counters.syns_dropped);
         };
-        if self.syns.put(now, Tuple::new(segment.destination, segment.source), handshake) {
+        let tuple = Tuple::new(segment.destination, segment.source);
+        if let Some(id) = self.connections.find(&tuple)
+            && self.connections.get_mut(id).is_some_and(|c| matches!(c.stage, Stage::HalfOpen { .. }) && c.isn_client == handshake.isn)
+        {
+            self.events.push_back(Event::SynRepeated { id });
+        }
+        if self.syns.put(now, tuple, handshake) {
             Verdict::Accept
         } else {
             drop_counted(&mut self.counters.syns_dropped)
@@ -410,7 +423,7 @@ impl Judge {
         match &mut c.stage {
             // A client that guessed our ISN. Nothing is committed by that.
             Stage::Waiting { accepted, .. } => *accepted = true,
-            Stage::Answered { .. } => self.establish(id),
+            Stage::Answered { .. } | Stage::HalfOpen { .. } => self.establish(id),
             Stage::Established | Stage::Closed => {}
         }
     }
@@ -421,6 +434,17 @@ impl Judge {
         assert!(!c.fin || bytes <= c.input_bytes, "input behind the client's FIN");
         c.input_bytes = c.input_bytes.max(bytes);
         c.fin |= fin;
+        // Who says something has had the SYN-ACK.
+        let opens = matches!(c.stage, Stage::HalfOpen { .. }) && (c.input_bytes > 0 || c.fin);
+        self.release(id);
+        if opens {
+            self.establish(id);
+        }
+    }
+
+    /// Lets out what waits for no more than is committed.
+    fn release(&mut self, id: BirthId) {
+        let Some(c) = self.connections.get_mut(id) else { return };
         let ack_max = c.ack_max();
         while let Some(first) = c.held.front() {
             if first.ack.is_after(ack_max) {
@@ -460,6 +484,7 @@ impl Judge {
             _ => {
                 c.stage = Stage::Closed;
                 self.closed.push_back((now.after(CLOSED_LIFE), id));
+                self.release(id);
             }
         }
         while self.closed.len() > CLOSED_MAX {
@@ -472,7 +497,7 @@ impl Judge {
         if self.connections.find(&r.tuple).is_some() {
             return Err(RestoreError::Known);
         }
-        let stage = Stage::Answered { quiet_until: now };
+        let stage = Stage::HalfOpen { quiet_until: now };
         let connection = Connection {
             tuple: r.tuple,
             isn_client: r.isn_client,
@@ -489,8 +514,6 @@ impl Judge {
         let id = self.connections.insert(connection).ok_or(RestoreError::Full)?;
         if r.confirmed {
             self.establish(id);
-        } else {
-            self.note_birth(now, id);
         }
         Ok(id)
     }
@@ -647,7 +670,7 @@ impl Judge {
                     *held_total += 1;
                     return None;
                 }
-                Stage::Answered { quiet_until } if *quiet_until <= now => {
+                Stage::Answered { quiet_until } | Stage::HalfOpen { quiet_until } if *quiet_until <= now => {
                     *quiet_until = now.after(SYN_ACK_QUIET);
                     return Some(Verdict::Accept);
                 }

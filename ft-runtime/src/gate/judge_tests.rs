@@ -560,6 +560,71 @@ fn a_restored_connection_goes_on_where_it_was() {
     assert_eq!(d.syn_ack(2, 1000), Some(Verdict::Accept));
 }
 
+fn half_open(d: &mut Desk, n: u16, isn: u32) -> BirthId {
+    let r = Restored {
+        tuple: Tuple::new(local(), peer(n)),
+        isn_client: Seq(isn),
+        isn_server: Seq(SERVER_ISN),
+        sack: true,
+        input_bytes: 0,
+        fin: false,
+        fin_permitted: false,
+        confirmed: false,
+    };
+    d.judge.restore(d.now, &r).unwrap()
+}
+
+#[test]
+fn a_restored_half_open_connection_asks_for_its_syn_ack_until_its_client_speaks() {
+    let mut d = Desk::new();
+    let id = half_open(&mut d, 1, 1000);
+    for _ in 0..3 {
+        assert_eq!(d.syn(1, 1000, &OPTIONS), Verdict::Accept);
+        assert_eq!(d.judge.next_event(), Some(Event::SynRepeated { id }));
+        assert_eq!(d.syn_ack(1, 1000), Some(Verdict::Accept));
+        assert_eq!(d.syn_ack(1, 1000), Some(Verdict::Drop), "a second one at once");
+        d.pass(ms(1000));
+    }
+    assert_eq!(d.syn(1, 2000, &OPTIONS), Verdict::Accept);
+    assert_eq!(d.judge.next_event(), None, "another attempt is no repeat");
+    assert_eq!(d.ack(1, 1002), None);
+    assert_eq!(d.commit(id, 1, false), [Verdict::Accept]);
+    d.syn(1, 1000, &OPTIONS);
+    assert_eq!(d.judge.next_event(), None);
+    assert_eq!(d.syn_ack(1, 1000), Some(Verdict::Drop));
+    let mut passes = Vec::new();
+    d.judge.take_passes(&mut passes);
+    assert!(matches!(passes[..], [Pass::Open { .. }, Pass::Upto { .. }]), "{passes:?}");
+}
+
+/// A client that connected and said nothing: its connection was taken for a birth that came to nothing.
+#[test]
+fn a_restored_half_open_connection_does_not_expire() {
+    let mut d = Desk::new();
+    let id = half_open(&mut d, 1, 1000);
+    d.pass(2 * BIRTH_LIFE);
+    d.judge.tick(d.now);
+    assert_eq!(d.judge.next_event(), None);
+    assert_eq!(d.ack(1, 1001), Some(Verdict::Accept));
+    assert_eq!(d.ack(1, 1006), None);
+    assert_eq!(d.commit(id, 5, false), [Verdict::Accept]);
+}
+
+/// The client's FIN comes after both hosts are done with the connection: nobody will log it, and the client repeated it for
+/// minutes.
+#[test]
+fn a_closed_connection_acknowledges_its_clients_fin() {
+    let mut d = Desk::new();
+    let id = d.open(1, 1000);
+    d.judge.permit_fin(id);
+    assert_eq!(d.ack(1, 1002), None);
+    assert_eq!(d.ack(1, 1003), None);
+    d.judge.closed(d.now, id);
+    assert_eq!(d.verdicts().iter().map(|v| v.1).collect::<Vec<_>>(), [Verdict::Accept]);
+    assert_eq!(d.judge.held(), 1, "never data");
+    assert_eq!(d.ack(1, 1002), Some(Verdict::Accept));
+}
+
 #[test]
 fn unanswered_syns_are_bounded() {
     let mut d = Desk::new();
@@ -618,6 +683,10 @@ fn closed_connections_are_bounded() {
 enum Step {
     Syn(u32),
     SynAck,
+    /// Half-open, from another host.
+    Restore(u32),
+    /// The client repeats its SYN.
+    SynAgain,
     CommitBirth,
     Accepted,
     /// Bytes arrived: the kernel acknowledges them, with or without data of its own.
@@ -637,6 +706,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => prop_oneof![Just(u32::MAX - 3000), any::<u32>()].prop_map(Step::Syn),
         3 => Just(Step::SynAck),
+        1 => any::<u32>().prop_map(Step::Restore),
+        1 => Just(Step::SynAgain),
         3 => Just(Step::CommitBirth),
         2 => Just(Step::Accepted),
         8 => (0u32..3000, prop_oneof![Just(0u32), 1u32..60_000]).prop_map(|(n, d)| Step::Receive(n, d)),
@@ -665,6 +736,8 @@ struct Model {
     fin_committed: bool,
     fin_permitted: bool,
     rst_permitted: bool,
+    closed: bool,
+    restored: bool,
 }
 
 /// A packet that asked to leave.
@@ -696,7 +769,7 @@ proptest! {
                 let ack = m.isn.wrapping_add(1).wrapping_add(covers as u32);
                 let pass = slots.get(&Tuple::new(local(), peer(k as u16))).and_then(|slot| numbers.get(slot));
                 if flags == ACK && pass.is_some_and(|upto| !Seq(ack).is_after(*upto)) {
-                    if !m.birth_committed || covers > m.committed + u64::from(m.fin_committed) {
+                    if !m.birth_committed || covers > m.committed + u64::from(m.fin_committed || m.closed) {
                         early = Some((k, covers));
                     }
                     return;
@@ -715,6 +788,25 @@ proptest! {
                     send(&mut d, m, SYN | ACK, 0, 0);
                 }
                 Step::SynAck => send(&mut d, m, SYN | ACK, 0, 0),
+                Step::Restore(isn) => {
+                    let r = Restored {
+                        tuple: Tuple::new(local(), peer(k as u16)),
+                        isn_client: Seq(isn),
+                        isn_server: Seq(!isn),
+                        sack: true,
+                        input_bytes: 0,
+                        fin: false,
+                        fin_permitted: false,
+                        confirmed: false,
+                    };
+                    if let Ok(id) = d.judge.restore(d.now, &r) {
+                        let (id, birth_committed, restored) = (Some(id), true, true);
+                        *m = Model { isn, server_isn: !isn, id, birth_committed, restored, ..Model::default() };
+                    }
+                }
+                Step::SynAgain => {
+                    d.syn(k as u16, m.isn, &OPTIONS);
+                }
                 Step::CommitBirth => {
                     if let Some(id) = m.id {
                         m.birth_committed = true;
@@ -767,6 +859,7 @@ proptest! {
                 Step::Closed => {
                     if let Some(id) = m.id {
                         m.rst_permitted = true;
+                        m.closed = true;
                         d.judge.closed(d.now, id);
                     }
                 }
@@ -798,6 +891,7 @@ proptest! {
                         m.id = Some(b.id);
                         m.birth_committed = false;
                     }
+                    Event::SynRepeated { id } => prop_assert_eq!((models[k].id, models[k].restored), (Some(id), true)),
                     Event::Gone { id, .. } => {
                         for m in models.iter_mut().filter(|m| m.id == Some(id)) {
                             m.id = None;
@@ -819,7 +913,7 @@ proptest! {
                     continue;
                 }
                 prop_assert!(m.birth_committed);
-                prop_assert!(a.covers <= m.committed + u64::from(m.fin_committed), "an acknowledgement left too early");
+                prop_assert!(a.covers <= m.committed + u64::from(m.fin_committed || m.closed), "an acknowledgement left too early");
                 prop_assert!(a.flags & FIN == 0 || m.fin_permitted);
             }
             prop_assert_eq!(d.waiting.len(), d.judge.held());

@@ -54,6 +54,8 @@ const SILENCES_MAX: u32 = 5;
 /// Own heartbeats that are remembered until they come back.
 const HEARTBEATS_MAX: usize = 1024;
 const SERVICE: DomainId = DomainId(0);
+/// Connections that the backup isn't told the end of before their resets are surely out.
+const RESETS_MAX: usize = 1024;
 /// A backup that lags slows the primary; one that lags this many times longer than that is given up.
 const LAG_TIMES_MAX: u32 = 10;
 
@@ -76,6 +78,8 @@ pub struct Settings {
     pub timing: Timing,
     pub lag_bytes_max: usize,
     pub lag_max: Duration,
+    /// By then a reset has reached its client, or this host has handed over.
+    pub reset_memory: Duration,
     pub peer: String,
 }
 
@@ -137,6 +141,9 @@ pub(crate) struct Pair {
     is_replaying: bool,
     /// Connections that the guest hears of when it goes live.
     young: Vec<Event<'static>>,
+    /// Leading: connections that ended by a reset. It is never repeated: if it is lost with this host or its network, the
+    /// backup must know the connection still.
+    resets: VecDeque<(Instant, ConnId)>,
 
     // Speaking.
     world: Option<World>,
@@ -220,6 +227,7 @@ impl Pair {
             log_is_over: false,
             is_replaying: false,
             young: Vec::new(),
+            resets: VecDeque::new(),
             world: b.world,
             probe: b.probe,
             notice: b.notice,
@@ -335,12 +343,12 @@ impl Pair {
             }
             kind::GONE if follows => {
                 let conn = message::decode_conn(body).map_err(foreign)?;
+                if let Some(w) = &mut self.world {
+                    w.forget(conn);
+                }
                 if let Some(Role::Following(b)) = &mut self.role
                     && let Some(front) = b.front()
                 {
-                    if let (Some(w), Some(c)) = (&mut self.world, front.get(conn)) {
-                        w.forget(c.peer, c.local);
-                    }
                     front.gone_elsewhere(conn);
                 }
             }
@@ -398,6 +406,9 @@ impl Pair {
             && let Some(front) = b.front()
         {
             front.follow(e, now);
+            if let (Event::Accept { conn, peer, local, .. }, Some(w)) = (e, &mut self.world) {
+                w.accepted_elsewhere(*conn, *peer, *local);
+            }
         }
         if !self.source.0.borrow_mut().push(d, entry) {
             return Err(wrong("there is no such domain".into()));
@@ -566,6 +577,12 @@ impl Pair {
     fn lead(&mut self, now: Instant) -> Result<bool, EngineError> {
         let Some(Role::Leading(p)) = &mut self.role else { return Ok(false) };
         let mut over = Vec::new();
+        while let Some(&(sent, conn)) = self.resets.front()
+            && (now >= sent + self.settings.reset_memory || self.resets.len() > RESETS_MAX)
+        {
+            self.resets.pop_front();
+            over.push(conn);
+        }
         for deed in std::mem::take(&mut p.front().deeds) {
             match (deed, &mut self.world) {
                 (Deed::Accepted(conn), Some(w)) => {
@@ -583,7 +600,11 @@ impl Pair {
                         }
                         w.closed(conn);
                     }
-                    over.push(conn);
+                    if reset {
+                        self.resets.push_back((now, conn));
+                    } else {
+                        over.push(conn);
+                    }
                 }
                 (Deed::Accepted(_) | Deed::Fin(_), None) => {}
             }

@@ -644,6 +644,7 @@ fn run_service(
         timing: timing(c.limits.silence_ms_max),
         lag_bytes_max: c.limits.lag_bytes_max as usize,
         lag_max: Duration::from_millis(c.limits.lag_ms_max),
+        reset_memory: 2 * c.limits.service_loss() + Duration::from_millis(c.limits.silence_ms_max),
         peer: c.peer.name.clone(),
     };
     let mut world = World::open(&c.service, settings.lease(), !leads)?;

@@ -23,7 +23,8 @@ use crate::takeover::tcp_repair::{self, Birth, InRepair, RestoreSpec, TcpOptions
 use crate::tap::{self, GivenBack, Tap};
 use ft_log::codec::{DecodeError, Reader, Writer};
 use ft_log::ids::{ConnId, LogIndex};
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -51,10 +52,14 @@ pub struct World {
     /// Of those, the ones that came to nothing since the last look.
     stillborn: Vec<Stillborn>,
     ids: HashMap<ConnId, BirthId>,
-    /// Following: how the primary's connections began.
+    /// Following: handshakes that the primary's engine has not been given as connections ...
     births: HashMap<(SocketAddr, SocketAddr), Heard>,
+    /// ... and how its connections began.
+    begun: HashMap<ConnId, Heard>,
     /// Sockets that say nothing yet; with a birth: its SYN-ACK is to be repeated.
     built: Vec<(ConnId, InRepair, Option<Birth>)>,
+    /// Leading, restored: the clients may not have had their SYN-ACKs.
+    half_open: HashMap<BirthId, Birth>,
     restored: Restored,
     announcer: Option<Announcer>,
     routes: Option<(TakeoverRoutes, Instant)>,
@@ -190,7 +195,9 @@ impl World {
             stillborn: Vec::new(),
             ids: HashMap::new(),
             births: HashMap::new(),
+            begun: HashMap::new(),
             built: Vec::new(),
+            half_open: HashMap::new(),
             restored: Restored::default(),
             announcer: None,
             routes: None,
@@ -291,6 +298,7 @@ impl World {
                     self.awaiting.push_back((log(&b), b.id));
                 }
                 Event::Gone { id, .. } => self.stillborn.extend(self.unborn.remove(&id)),
+                Event::SynRepeated { id } => self.repeat_syn_ack(id),
             }
         }
         if now >= self.tick_at {
@@ -310,6 +318,15 @@ impl World {
             tracing::warn!("routes keep the takeover's metrics: {e}");
         }
         Ok(more)
+    }
+
+    /// To a client that asks for it: the kernel would, if it knew of the handshake.
+    fn repeat_syn_ack(&self, id: BirthId) {
+        if let Some(b) = self.half_open.get(&id)
+            && let Err(e) = tcp_repair::resend_syn_ack(b)
+        {
+            tracing::warn!(client = %b.client, "repeating its SYN-ACK: {e}");
+        }
     }
 
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
@@ -341,6 +358,7 @@ impl World {
     pub fn input(&mut self, m: InputMark) {
         if let Some(id) = self.ids.get(&m.conn) {
             self.gate.judge().committed_input(*id, m.received, m.fin);
+            self.half_open.remove(id);
         }
     }
 
@@ -372,6 +390,7 @@ impl World {
 
     pub fn closed(&mut self, conn: ConnId) {
         if let Some(id) = self.ids.remove(&conn) {
+            self.half_open.remove(&id);
             self.gate.judge().closed(BootTime::now(), id);
         }
     }
@@ -418,8 +437,16 @@ impl World {
         self.births.insert((birth.client, birth.local), Heard { birth, at: now });
     }
 
-    pub fn forget(&mut self, peer: SocketAddr, local: SocketAddr) {
-        self.births.remove(&(plain(peer), plain(local)));
+    /// The primary's engine was given a connection: a handshake's, whatever its addresses begin next.
+    pub fn accepted_elsewhere(&mut self, conn: ConnId, peer: SocketAddr, local: SocketAddr) {
+        if let Some(h) = self.births.remove(&(plain(peer), plain(local))) {
+            self.begun.insert(conn, h);
+        }
+    }
+
+    /// The primary's kernel is done with it.
+    pub fn forget(&mut self, conn: ConnId) {
+        self.begun.remove(&conn);
     }
 
     /// Builds the sockets of all connections of `front`, in repair: they say nothing before [`Self::animate`]. `adopt`
@@ -434,37 +461,41 @@ impl World {
             Ok(r) => self.routes = Some((r, now + SETTLE)),
             Err(e) => tracing::warn!("clients will wait longer: {e}"),
         }
-        let known: Vec<(SocketAddr, SocketAddr)> =
-            front.elsewhere().map(|(_, c)| (plain(c.peer), plain(c.local))).collect();
-        let mut young = Vec::new();
-        self.births.retain(|k, _| known.contains(k) || {
-            young.push(*k);
-            true
-        });
-        for k in young {
-            let adopted = self.births.get(&k).and_then(|h| adopt(front, &h.birth)).is_some();
-            self.restored.half_open += usize::from(adopted);
-            if !adopted {
-                self.births.remove(&k);
+        let mut begun = std::mem::take(&mut self.begun);
+        let mut young = HashSet::new();
+        for h in std::mem::take(&mut self.births).into_values() {
+            if let Some(conn) = adopt(front, &h.birth) {
+                young.insert(conn);
+                begun.insert(conn, h);
             }
         }
+        self.restored.half_open = young.len();
         front.listen_here()?;
-        let births = std::mem::take(&mut self.births);
-        for (id, c) in front.elsewhere() {
-            let Some(h) = births.get(&(plain(c.peer), plain(c.local))) else {
+        let mut connections: Vec<_> = front.elsewhere().collect();
+        // The client may have used an address again before the primary's guest was done with it: the newest is the one.
+        connections.sort_unstable_by_key(|(id, _)| Reverse(*id));
+        let mut tuples = HashSet::new();
+        for (id, c) in connections {
+            if !tuples.insert((plain(c.peer), plain(c.local))) {
+                continue;
+            }
+            let Some(h) = begun.get(&id) else {
                 self.restored.lost += 1;
                 tracing::warn!(conn = %id, peer = %c.peer, "its birth was never heard of: lost");
                 continue;
             };
             let i: Inherited = c.inherited();
-            let half_open = i.received == 0 && i.acked == 0 && i.output.0.is_empty();
+            // Whoever was accepted has answered the SYN-ACK.
+            let half_open = young.contains(&id);
+            // A reset goes out as one, as soon as the socket lives: an end before it would make what was sent look complete.
+            let fin_sent = i.fin_sent && !i.reset;
             let spec = RestoreSpec {
                 birth: &h.birth,
                 received: i.received,
                 fin_received: i.fin_received,
                 acked: i.acked,
                 output: i.output,
-                fin_sent: i.fin_sent,
+                fin_sent,
                 elapsed_since_tsval_ms: now.saturating_duration_since(h.at).as_millis() as u64,
                 established: !half_open,
             };
@@ -483,11 +514,16 @@ impl World {
                 sack: h.birth.client_options.sack && h.birth.server_options.sack,
                 input_bytes: i.received,
                 fin: i.fin_received,
-                fin_permitted: i.fin_sent,
+                fin_permitted: fin_sent,
                 confirmed: !half_open,
             };
             match self.gate.judge().restore(BootTime::now(), &restored) {
-                Ok(b) => self.ids.insert(id, b),
+                Ok(b) => {
+                    if half_open {
+                        self.half_open.insert(b, h.birth);
+                    }
+                    self.ids.insert(id, b)
+                }
                 Err(e) => {
                     self.restored.lost += 1;
                     tracing::warn!(conn = %id, "the gate does not take it: {e}");

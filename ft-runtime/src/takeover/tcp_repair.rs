@@ -37,7 +37,6 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 /// What one side said in its SYN or SYN-ACK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,25 +304,14 @@ pub fn demote(socket: OwnedFd) -> Result<(), (OwnedFd, io::Error)> {
     }
 }
 
-/// Whether the client of a socket that was restored with only its birth known has shown that it is there. Until then
-/// the SYN-ACK is repeated after [`syn_ack_schedule`]; who never shows is closed by [`demote`].
+/// Whether the client of a socket that was restored with only its birth known has shown that it is there.
 pub fn is_confirmed(socket: BorrowedFd) -> io::Result<bool> {
     // The placeholder is all that can be outstanding: the guest hasn't seen this connection.
     Ok(sys::unacknowledged(socket)? == 0)
 }
 
-/// When to send the SYN-ACK, counted from go-live. Nobody else does: to the kernel the connection is established.
-pub const fn syn_ack_schedule() -> [Duration; 5] {
-    [
-        Duration::ZERO,
-        Duration::from_millis(200),
-        Duration::from_secs(1),
-        Duration::from_secs(3),
-        Duration::from_secs(7),
-    ]
-}
-
-/// Repeats the SYN-ACK that was committed. Harmless if the client had it.
+/// Repeats the SYN-ACK that was committed. Harmless if the client had it. To be done at go-live, and for each SYN that the
+/// client repeats: to the kernel the connection is established, and it answers a SYN with what tells the client nothing.
 pub fn resend_syn_ack(birth: &Birth) -> Result<(), RestoreError> {
     let (client, local) = (unmapped(birth.client), unmapped(birth.local));
     let failed = |step| move |source| RestoreError::System { client, local, step, source };

@@ -21,6 +21,8 @@ const AF_INET6: u16 = 10;
 pub const UNACKED_BYTES_MAX: u64 = 1 << 20;
 /// Reads are reported to the engine in steps of this, so that it goes on receiving.
 const CONSUMED_STEP_BYTES: u64 = 64 * 1024;
+/// Room for input that a connection keeps when all is read; more goes back, for others.
+const RX_KEEP_BYTES: usize = 4 << 10;
 /// Ports for the near ends of connections within the domain.
 const ANY_PORT_FIRST: u16 = 32_768;
 /// Longest accept queue.
@@ -318,7 +320,6 @@ impl Kernel {
             Event::Reset { conn, errno } => {
                 let Some(c) = self.net.conns.get_mut(&conn) else { return };
                 c.reset = Some(errno);
-                c.rx.clear();
                 self.notify_conn(conn, epoll::IN | epoll::OUT | epoll::RDHUP | epoll::ERR | epoll::HUP);
             }
             Event::Acked { conn, upto } => {
@@ -396,12 +397,13 @@ impl Kernel {
             return Err(EBADF);
         }
         let c = self.conn_mut(id);
-        if let Some(e) = c.reset.filter(|_| !c.reset_told) {
-            c.reset_told = true;
-            return Err(e.into());
-        }
         let n = c.rx.len().min(max);
         if n == 0 {
+            // As in the kernel: what came before the reset is read first, and after a FIN there is nothing but the end.
+            if let Some(e) = c.reset.filter(|_| !c.reset_told && !c.fin && max > 0) {
+                c.reset_told = true;
+                return Err(e.into());
+            }
             let end = c.fin || c.rx_shut || c.reset.is_some() || max == 0;
             return Ok(end.then(Vec::new));
         }
@@ -411,6 +413,9 @@ impl Kernel {
         out.extend_from_slice(&b[..n - out.len()]);
         if !peek {
             c.rx.drain(..n);
+            if c.rx.is_empty() && c.rx.capacity() > RX_KEEP_BYTES {
+                c.rx = VecDeque::new();
+            }
             c.consumed += n as u64;
             if c.consumed - c.consumed_told >= CONSUMED_STEP_BYTES {
                 c.consumed_told = c.consumed;

@@ -1,0 +1,199 @@
+//! What happens in each case: drawn from the seed, so that a case can be run again alone. Pure.
+
+use crate::clients::Load;
+use crate::verify;
+use fastrand::Rng;
+use std::time::Duration;
+
+/// To whom a fault is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    Primary,
+    Backup,
+    Witness,
+}
+
+/// Who serves afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The backup, alone.
+    TakenOver,
+    /// The primary, alone.
+    Alone,
+    /// The primary, and the backup follows: nothing has moved.
+    Protected,
+}
+
+/// A kind of fault; docs/OPERATIONS.md says what comes of each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Kind {
+    pub name: &'static str,
+    pub victim: Victim,
+    /// As `ft rig fault` calls it; `None`: nothing happens.
+    pub fault: Option<&'static str>,
+    /// What ends it, done while the load goes on.
+    pub heal: Option<&'static str>,
+    pub outcome: Outcome,
+    /// The rig's hosts have disks of their own that can be filled.
+    pub small_disks: bool,
+}
+
+const fn kind(name: &'static str, victim: Victim, fault: &'static str, outcome: Outcome) -> Kind {
+    Kind { name, victim, fault: Some(fault), heal: None, outcome, small_disks: false }
+}
+
+impl Kind {
+    const fn healed(self, by: &'static str) -> Self {
+        Self { heal: Some(by), ..self }
+    }
+}
+
+use Outcome::{Alone, Protected, TakenOver};
+use Victim::{Backup, Primary, Witness};
+
+pub const KINDS: [Kind; 22] = [
+    Kind { fault: None, ..kind("none", Primary, "", Protected) },
+    kind("kill-guest", Primary, "kill-guest", TakenOver),
+    kind("kill-engine", Primary, "kill-engine", TakenOver),
+    kind("kill-host", Primary, "kill-host", TakenOver),
+    kind("freeze-host", Primary, "freeze-host", TakenOver).healed("thaw-host"),
+    kind("cut-service", Primary, "cut-service", TakenOver).healed("heal-service"),
+    kind("lose-service", Primary, "lose-service", TakenOver).healed("heal-service"),
+    kind("cut-link", Primary, "cut-link", Alone).healed("heal-link"),
+    kind("slow-link", Primary, "slow-link", Protected).healed("heal-link"),
+    kind("cut-management", Primary, "cut-management", Protected).healed("heal-management"),
+    kind("flush-gate", Primary, "flush-gate", Protected),
+    kind("backup:kill-guest", Backup, "kill-guest", Alone),
+    kind("backup:kill-engine", Backup, "kill-engine", Alone),
+    kind("backup:kill-host", Backup, "kill-host", Alone),
+    kind("backup:freeze-host", Backup, "freeze-host", Alone).healed("thaw-host"),
+    kind("backup:cut-service", Backup, "cut-service", Protected).healed("heal-service"),
+    kind("backup:flush-gate", Backup, "flush-gate", Protected),
+    Kind { small_disks: true, ..kind("backup:fill-disk", Backup, "fill-disk", Alone) },
+    kind("witness:kill-host", Witness, "kill-host", Protected),
+    kind("witness:freeze-host", Witness, "freeze-host", Protected).healed("thaw-host"),
+    kind("witness:cut-management", Witness, "cut-management", Protected).healed("heal-management"),
+    kind("witness:cut-service", Witness, "cut-service", Protected).healed("heal-service"),
+];
+
+/// Before the fault, at the earliest: every connection has written by then.
+const FAULT_AT_MIN: Duration = Duration::from_millis(600);
+const FAULT_AT_MAX: Duration = Duration::from_millis(1600);
+/// Of what is healed: longer than any bound that decides about the fault.
+const LASTS_MIN: Duration = Duration::from_millis(700);
+const LASTS_MAX: Duration = Duration::from_millis(1400);
+/// The load goes on so long after the last thing that happens: clients' retransmission timers have run out by then.
+const AFTERWARDS: Duration = Duration::from_millis(1500);
+/// Bytes that are written per second, at most: what is in the lists is read back in the end.
+const BYTES_PER_SECOND_MAX: f64 = 8e6;
+const RPUSH_SHARE: f64 = 1.0 - verify::INCR_SHARE;
+/// Of writes per second, where the largest rate would be outside of it.
+const RATE: std::ops::Range<u32> = 200..4_000;
+const PIPELINES_PER_SECOND: u32 = 100;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Case {
+    /// From 0, within the campaign.
+    pub number: u32,
+    pub kind: Kind,
+    /// Since the load began.
+    pub fault_at: Duration,
+    pub heal_at: Option<Duration>,
+    pub load: Load,
+}
+
+/// The kinds that are named; all if none is. A wrong name is told what there is.
+pub fn kinds(only: &[String]) -> Result<Vec<Kind>, String> {
+    let find = |name: &String| {
+        KINDS.into_iter().find(|k| k.name == name).ok_or_else(|| {
+            let all = KINDS.map(|k| k.name).join(", ");
+            format!("--kinds: there is no {name}; there are {all}")
+        })
+    };
+    if only.is_empty() { Ok(KINDS.into()) } else { only.iter().map(find).collect() }
+}
+
+/// Case `number` of the campaign: it depends on the seed, the kinds and its number, not on how many there are. Kinds come
+/// as cards of a deck: each once before any comes again.
+pub fn case(seed: u64, kinds: &[Kind], number: u32) -> Case {
+    let n = kinds.len() as u32;
+    let mut deck: Vec<Kind> = kinds.to_vec();
+    rng(seed, u64::from(number / n) << 32).shuffle(&mut deck);
+    let kind = deck[(number % n) as usize];
+    let mut r = rng(seed, (1 << 63) | u64::from(number));
+    let fault_at = between(&mut r, FAULT_AT_MIN, FAULT_AT_MAX);
+    let heal_at = kind.heal.map(|_| fault_at + between(&mut r, LASTS_MIN, LASTS_MAX));
+    let end = heal_at.unwrap_or(fault_at) + AFTERWARDS;
+    let item_bytes_max = *r.choice([10, 300, 5_000, 50_000, 500_000].iter()).expect("there are some");
+    let rate_max = (BYTES_PER_SECOND_MAX / (RPUSH_SHARE * verify::item_bytes_mean(item_bytes_max))) as u32;
+    let rate = r.u32(RATE.start / 2..=rate_max.clamp(RATE.start, RATE.end));
+    let load = Load {
+        seconds: end.as_secs_f64(),
+        conns: r.u32(1..=60),
+        idle: r.u32(0..=30),
+        rate,
+        // Pipelines follow each other closely enough to see a pause of some ten milliseconds.
+        depth_max: (*r.choice([1, 4, 16, 64].iter()).expect("there are some")).min(rate / PIPELINES_PER_SECOND).max(1),
+        item_bytes_max,
+        seed: r.u64(..),
+    };
+    Case { number, kind, fault_at, heal_at, load }
+}
+
+/// Seeds that lie close make streams that lie close: spread them.
+fn rng(seed: u64, stream: u64) -> Rng {
+    Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.wrapping_add(1).wrapping_mul(0xd134_2543_de82_ef95))
+}
+
+fn between(r: &mut Rng, min: Duration, max: Duration) -> Duration {
+    Duration::from_micros(r.u64(min.as_micros() as u64..=max.as_micros() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_follows_from_seed_and_number_alone() {
+        let all: Vec<Case> = (0..50).map(|n| case(7, &KINDS, n)).collect();
+        assert!(all.iter().all(|c| *c == case(7, &KINDS, c.number)));
+        assert_ne!(all[3].load, case(8, &KINDS, 3).load);
+        assert_ne!(all[3].load, all[4].load);
+    }
+
+    #[test]
+    fn each_kind_comes_once_before_any_comes_again() {
+        let names = |range: std::ops::Range<u32>| {
+            let mut names: Vec<&str> = range.map(|n| case(1, &KINDS, n).kind.name).collect();
+            let drawn = names.clone();
+            names.sort_unstable();
+            (names, drawn)
+        };
+        let n = KINDS.len() as u32;
+        let (mut all, first) = (KINDS.map(|k| k.name).to_vec(), names(0..n));
+        all.sort_unstable();
+        assert_eq!(first.0, all);
+        assert_eq!(names(n..2 * n).0, all);
+        assert_ne!(names(n..2 * n).1, first.1, "another order each time");
+    }
+
+    #[test]
+    fn a_load_outlasts_what_happens_and_can_be_read_back() {
+        for n in 0..300 {
+            let c = case(n.into(), &KINDS, n);
+            let last = c.heal_at.unwrap_or(c.fault_at);
+            assert!(c.load.seconds >= (last + AFTERWARDS).as_secs_f64() - 1e-6);
+            let bytes = f64::from(c.load.rate) * RPUSH_SHARE * verify::item_bytes_mean(c.load.item_bytes_max);
+            assert!(bytes <= BYTES_PER_SECOND_MAX && c.load.depth_max >= 1, "{c:?}");
+            assert_eq!(c.heal_at.is_some(), c.kind.heal.is_some());
+        }
+    }
+
+    #[test]
+    fn an_unknown_kind_is_told_which_there_are() {
+        let said = kinds(&["kill-all".into()]).unwrap_err();
+        assert!(KINDS.iter().all(|k| said.contains(k.name)), "{said}");
+        assert_eq!(kinds(&["none".into()]).unwrap()[0].fault, None);
+        assert_eq!(kinds(&[]).unwrap().len(), KINDS.len());
+    }
+}
