@@ -15,7 +15,7 @@ pub struct RequestId(pub u64);
 pub enum Answer {
     /// The put took effect; the record as it is now.
     Granted(Record),
-    /// The put is void; the record as it is.
+    /// The record as it is. The put is void, or something came after it, or the answer to it was lost.
     Lost(Option<Record>),
     /// The answer to a read.
     Current(Option<Record>),

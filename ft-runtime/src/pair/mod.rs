@@ -790,8 +790,10 @@ impl Part for Pair {
         self.decide(core, now)?;
         self.send_acks();
         let behind = self.is_backup_behind(now);
+        let heir = self.peer_has_all;
         if let Role::Leading(p) = self.role() {
             p.paused = behind;
+            p.heir = heir;
             // Before the answers are sent: then they need not wait for leave to acknowledge their questions.
             self.let_out()?;
         }

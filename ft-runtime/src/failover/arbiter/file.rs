@@ -7,6 +7,9 @@
 //!
 //! Old versions are removed. So a host that was frozen before its link may make a version that was there before: it
 //! looks for higher ones afterwards, and takes its own back if there are any.
+//!
+//! A host that stood still between its link and that look finds higher versions too where the other host built on its
+//! version meanwhile. It can't tell the two cases apart, and need not: what it made is not the record any more.
 
 use super::stored::{Stored, directory, sync_directory, write_synced};
 use super::{Ask, Keeper, KeeperError, Told};
@@ -101,18 +104,28 @@ impl FileArbiter {
             Ok(record) => record,
             Err(stands) => return Ok(Told::Lost(stands)),
         };
-        let content = serde_json::to_vec(&Stored::from(&record)).expect("a record is plain numbers and text");
+        // Else the other host was faster; or the server has made it and its answer was lost. What stands will tell.
+        if self.link(&record)? { self.settle(record) } else { Ok(Told::Lost(self.read()?)) }
+    }
+
+    /// Makes the file of `record`. `false`: there is one.
+    fn link(&self, record: &Record) -> Result<bool, FileError> {
+        let content = serde_json::to_vec(&Stored::from(record)).expect("a record is plain numbers and text");
         assert!(content.len() <= RECORD_BYTES, "a record of {} bytes", content.len());
         write_synced(&self.temporary, &content).map_err(Self::failed(&self.temporary))?;
         let path = self.path_of(record.version);
         let linked = fs::hard_link(&self.temporary, &path);
         let _ = fs::remove_file(&self.temporary);
         match linked {
-            Ok(()) => {}
-            // The other host was faster; or the server has made it and its answer was lost. What stands will tell.
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(Told::Lost(self.read()?)),
-            Err(source) => return Err(FileError::Io { path, source }),
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(source) => Err(FileError::Io { path, source }),
         }
+    }
+
+    /// Tells whether `record`, which this host has just linked, is what stands; takes it back if it is not.
+    fn settle(&self, record: Record) -> Result<Told, FileError> {
+        let path = self.path_of(record.version);
         let versions = self.versions()?;
         if versions.iter().any(|v| *v > record.version) {
             let _ = fs::remove_file(&path);
@@ -151,6 +164,7 @@ mod tests {
     use super::*;
     use crate::failover::record::{Phase, Ruling};
     use ft_log::ids::Term;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::time::Duration;
 
     struct Dir(PathBuf);
@@ -233,12 +247,38 @@ mod tests {
         let left = fs::read_dir(&dir.0).unwrap().count();
         assert!(left as u64 <= KEPT + 1, "{left} files");
         // A host that read version 1, froze, and thaws now.
-        let b = dir.arbiter(2);
+        let mut b = dir.arbiter(2);
         let stale = Record { version: Version(2), ruling: claim(2, 2) };
-        write_synced(&b.temporary, &serde_json::to_vec(&Stored::from(&stale)).unwrap()).unwrap();
-        fs::hard_link(&b.temporary, b.path_of(Version(2))).unwrap();
-        assert!(b.versions().unwrap().contains(&Version(30)), "which is what tells it");
-        assert!(matches!(ask(&mut a, Ask::Read), Told::Current(Some(r)) if r.version == Version(30)));
+        assert_eq!(b.link(&stale).ok(), Some(true));
+        let Told::Current(Some(newest)) = ask(&mut a, Ask::Read) else { panic!("there is a record") };
+        assert_eq!(newest.version, Version(30), "with the late link in place");
+        assert_eq!(b.settle(stale).ok(), Some(Told::Lost(Some(newest))));
+        assert!(!b.path_of(stale.version).exists());
+        assert_eq!(ask(&mut b, Ask::Read), Told::Current(Some(newest)));
+    }
+
+    #[test]
+    fn a_put_that_was_built_on_before_its_maker_looked_is_told_what_was_built() {
+        let dir = Dir::new("built-on");
+        let (a, mut b) = (dir.arbiter(1), dir.arbiter(2));
+        let first = Record { version: Version(1), ruling: claim(1, 1) };
+        assert_eq!(a.link(&first).ok(), Some(true));
+        assert_eq!(ask(&mut b, Ask::Read), Told::Current(Some(first)), "it stands from its link on");
+        let Told::Granted(second) = ask(&mut b, put(1, claim(2, 2))) else { panic!("built on what stands") };
+        assert_eq!(a.settle(first).ok(), Some(Told::Lost(Some(second))));
+        assert_eq!(ask(&mut b, Ask::Read), Told::Current(Some(second)));
+    }
+
+    #[test]
+    fn a_temporary_that_a_dead_process_left_linked_is_not_written_through() {
+        let dir = Dir::new("left-behind");
+        let mut a = dir.arbiter(1);
+        let first = Record { version: Version(1), ruling: claim(1, 1) };
+        write_synced(&a.temporary, &serde_json::to_vec(&Stored::from(&first)).unwrap()).unwrap();
+        // Dead between the link and the removal of the temporary; the next process got the same pid.
+        fs::hard_link(&a.temporary, a.path_of(first.version)).unwrap();
+        assert_eq!(ask(&mut a, Ask::Read), Told::Current(Some(first)));
+        assert!(matches!(ask(&mut a, put(1, claim(2, 1))), Told::Granted(_)));
     }
 
     #[test]
@@ -257,35 +297,43 @@ mod tests {
         assert!(matches!(a.ask(&Ask::Read, Instant::now()), Err(KeeperError::Unreachable(_))));
     }
 
+    /// What is certain of every interleaving: a version is granted once at most; each has one content, whoever is told
+    /// of it; and each stood, so that the next was built on it. That its maker is told of a grant is not certain: where
+    /// the other host builds on it before the maker looks, the answer is what was built, as that is the record by then.
     #[test]
     fn two_hosts_that_race_never_both_win() {
+        const LAST: u64 = 200;
         let dir = Dir::new("race");
-        let wins = |host: u64| {
+        let play = |host: u64| {
             let mut arbiter = dir.arbiter(host);
-            let mut won = Vec::new();
-            // What each thinks stands; at worst it loses a round.
+            let mut answers = Vec::new();
+            // What it was told last; at worst it loses a round.
             let mut known = 0;
-            while known < 200 {
-                match ask(&mut arbiter, put(known, claim(known + 1, host))) {
-                    Told::Granted(r) => {
-                        won.push(r.version);
-                        known = r.version.0;
-                    }
-                    Told::Lost(Some(r)) => known = r.version.0,
-                    other => panic!("{other:?}"),
-                }
+            while known < LAST {
+                let told = ask(&mut arbiter, put(known, claim(known + 1, host)));
+                let (Told::Granted(r) | Told::Lost(Some(r))) = told else { panic!("{told:?}") };
+                assert!(r.version.0 > known, "{told:?}, for a put that expected {known}");
+                known = r.version.0;
+                answers.push(told);
             }
-            won
+            answers
         };
         let (a, b) = std::thread::scope(|s| {
-            let other = s.spawn(|| wins(2));
-            (wins(1), other.join().unwrap())
+            let other = s.spawn(|| play(2));
+            (play(1), other.join().unwrap())
         });
-        let mut all: Vec<_> = a.iter().chain(&b).collect();
-        let count = all.len();
-        all.sort();
-        all.dedup();
-        assert_eq!(all.len(), count, "a version was granted twice");
-        assert_eq!(count as u64, all.last().unwrap().0, "a version was skipped");
+        let mut stood = BTreeMap::new();
+        let mut granted = BTreeSet::new();
+        for (host, told) in a.into_iter().map(|t| (1, t)).chain(b.into_iter().map(|t| (2, t))) {
+            let (Told::Granted(r) | Told::Lost(Some(r))) = told else { panic!("{told:?}") };
+            let before = *stood.entry(r.version.0).or_insert(r);
+            assert_eq!(before, r, "two records of one version");
+            if matches!(told, Told::Granted(_)) {
+                assert_eq!(r.ruling, claim(r.version.0, host), "granted something else");
+                assert!(granted.insert(r.version.0), "version {} was granted twice", r.version.0);
+            }
+        }
+        assert!(stood.into_keys().eq(1..=LAST), "a version was built on one that nobody was told of");
+        assert!(granted.contains(&LAST), "nothing was built on the last version");
     }
 }

@@ -33,8 +33,11 @@ pub enum Ask {
 /// What became of it, where something did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
+    /// The put took effect, and stands.
     Granted(Record),
+    /// What stands is not known to be the put: it is void, or something came after it, or the answer to it was lost.
     Lost(Option<Record>),
+    /// The answer to a read.
     Current(Option<Record>),
 }
 

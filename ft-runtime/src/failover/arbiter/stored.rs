@@ -4,7 +4,7 @@ use super::super::record::{HostId, Members, Phase, Record, Ruling, Version};
 use ft_log::ids::Term;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -64,8 +64,15 @@ impl Stored {
 }
 
 /// Writes a new file whose content is on the disk when this returns. Its name may not be: see [`sync_directory`].
+///
+/// A file that has the name already is unlinked, not written to: a process that died may have left it with a second
+/// name, under which it is a record.
 pub fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(content)?;
     file.sync_all()
 }
