@@ -7,6 +7,7 @@ mod e2e;
 mod faults;
 mod load;
 mod lockstep;
+mod loops;
 mod memory;
 mod mix;
 mod outage;
@@ -51,6 +52,8 @@ enum Command {
     Calls(CallsArgs),
     #[command(hide = true)]
     CallsInside,
+    /// Measure the I/O of an event loop: plain epoll, epoll as the engine uses it, io_uring.
+    Loops(LoopsArgs),
     /// Ask a redis server from one thread and print rates, latencies and costs: what `e2e` runs in the client's network.
     #[command(hide = true)]
     Load(load::LoadArgs),
@@ -139,6 +142,19 @@ struct CallsArgs {
     ft: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct LoopsArgs {
+    /// So many at a time, one after the other.
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS", default_value = "1,50", value_parser = clap::value_parser!(u32).range(1..=250))]
+    connections: Vec<u32>,
+    /// How often; the loops alternate in each round.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// For each loop in each round.
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1000..))]
+    requests: u32,
+}
+
 /// As clap says it.
 const EXIT_USAGE: u8 = 2;
 /// As shells say it of SIGINT.
@@ -153,6 +169,7 @@ fn main() -> ExitCode {
             calls::inside();
             ExitCode::SUCCESS
         }
+        Command::Loops(a) => run_loops(a),
         Command::Load(a) => load(&a),
         Command::Demo(a) => demo::run(&a),
         Command::Faults(a) => faults::run(&a),
@@ -285,6 +302,17 @@ fn run_calls(a: &CallsArgs) -> ExitCode {
         Err(e) => return usage(&e.to_string()),
     };
     match calls::run(&ft, a.rounds) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("ft-bench: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_loops(a: LoopsArgs) -> ExitCode {
+    let LoopsArgs { connections, rounds, requests } = a;
+    match (loops::Loops { connections, rounds, requests }).run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("ft-bench: {e}");

@@ -41,6 +41,8 @@ pub(crate) struct Primary {
     log_deadline: Option<Instant>,
     /// The backup is too far behind: nothing more is read from clients.
     pub paused: bool,
+    /// Another host's guest goes on where this one's dies: what clients say after that is logged too.
+    pub heir: bool,
 }
 
 fn append(log: &mut dyn Log, entries: &mut u64, d: DomainId, entry: &Entry) -> Result<LogIndex, EngineError> {
@@ -53,8 +55,16 @@ fn append(log: &mut dyn Log, entries: &mut u64, d: DomainId, entry: &Entry) -> R
 }
 
 /// Appends and pushes in one step.
-fn event(log: &mut dyn Log, core: &mut Core, entries: &mut u64, to: DomainId, event: &Event) -> Result<(), EngineError> {
-    let Some(domain) = core.get_mut(to).filter(|d| d.exit.is_none() && !d.gone) else { return Ok(()) };
+/// `heir`: another host's guest goes on where this one's dies, and is to have what comes then too.
+fn event(
+    log: &mut dyn Log,
+    core: &mut Core,
+    entries: &mut u64,
+    to: DomainId,
+    event: &Event,
+    heir: bool,
+) -> Result<(), EngineError> {
+    let Some(domain) = core.get_mut(to).filter(|d| d.exit.is_none() && (!d.gone || heir)) else { return Ok(()) };
     let mut head = [0; HEADER_BYTES_MAX];
     let mut w = Writer::new(&mut head);
     let entry = Entry::Event(event.clone());
@@ -62,6 +72,9 @@ fn event(log: &mut dyn Log, core: &mut Core, entries: &mut u64, to: DomainId, ev
     let n = w.len();
     log.append(to, &head[..n], payload)?;
     *entries += 1;
+    if domain.gone {
+        return Ok(());
+    }
     domain.unapplied += 1;
     domain.push(&head[..n], payload).map_err(EngineError::corrupt(to))
 }
@@ -85,15 +98,17 @@ struct ServiceInbox<'a> {
     core: &'a mut Core,
     entries: &'a mut u64,
     paused: bool,
+    heir: bool,
 }
 
 impl Inbox for ServiceInbox<'_> {
     fn event(&mut self, e: &Event) -> Result<(), EngineError> {
-        event(self.log, self.core, self.entries, SERVICE, e)
+        event(self.log, self.core, self.entries, SERVICE, e, self.heir)
     }
 
     fn has_room(&self) -> bool {
-        !self.paused && self.core.get(SERVICE).is_some_and(|d| d.backlog_bytes() < BACKLOG_BYTES_MAX && d.exit.is_none() && !d.gone)
+        let takes = |d: &Domain| d.exit.is_none() && if d.gone { self.heir } else { d.backlog_bytes() < BACKLOG_BYTES_MAX };
+        !self.paused && self.core.get(SERVICE).is_some_and(takes)
     }
 }
 
@@ -113,6 +128,7 @@ impl Primary {
             ending: None,
             log_deadline: None,
             paused: false,
+            heir: false,
         }
     }
 
@@ -147,7 +163,7 @@ impl Primary {
     }
 
     fn event(&mut self, core: &mut Core, to: DomainId, e: &Event) -> Result<(), EngineError> {
-        event(&mut *self.log, core, &mut self.entries, to, e)
+        event(&mut *self.log, core, &mut self.entries, to, e, self.heir)
     }
 
     /// Says for domains that wait what they apply, before they wake.
@@ -374,7 +390,7 @@ impl Part for Primary {
 
     fn turn(&mut self, core: &mut Core, now: Instant) -> Result<bool, EngineError> {
         let committed = self.log.committed();
-        let mut inbox = ServiceInbox { log: &mut *self.log, core, entries: &mut self.entries, paused: self.paused };
+        let mut inbox = ServiceInbox { log: &mut *self.log, core, entries: &mut self.entries, paused: self.paused, heir: self.heir };
         let more = self.front.turn(&mut inbox, committed, now)?;
         self.claim(core)?;
         self.log_deadline = self.log.turn(now)?;

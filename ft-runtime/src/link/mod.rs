@@ -1,7 +1,8 @@
 //! The link: one ordered, mutually authenticated, encrypted stream of frames between the two hosts of a service.
 //!
 //! No thread, no wait: the engine's epoll drives it. Watch [`Link::fd`] for reading and writing, edge-triggered or by
-//! [`Link::interest`]; at each event call [`Link::on_ready`], then [`Link::recv`]; at each turn [`Link::flush`].
+//! [`Link::interest`]; at each event call [`Link::on_ready`], then [`Link::recv`]; at each turn [`Link::flush`]. Who watches by
+//! edges calls [`Link::read_to_end`] before it when the kernel says that the stream ended or broke.
 //!
 //! Laws:
 //! - **Every whole frame that arrived is handed out before the link's end is told.** What a dying primary sent last is
@@ -66,6 +67,8 @@ pub struct Link {
     deadline: Instant,
     /// The kernel may have more for us and will not say so again.
     unread: bool,
+    /// A short read is not the last: the stream's end may lie behind it.
+    to_end: bool,
     /// The kernel took no more and will say when it does.
     blocked: bool,
     /// Writing failed with this; what there is to read may say more.
@@ -121,6 +124,7 @@ impl Link {
             stage,
             deadline: Instant::now() + HANDSHAKE_MAX,
             unread: false,
+            to_end: false,
             blocked: false,
             mute: None,
             ended: None,
@@ -163,6 +167,12 @@ impl Link {
             self.end(LinkError::HandshakeTimeout { peer: self.peer, stage: self.stage, seconds });
         }
         self.settled()
+    }
+
+    /// The next reading goes on until the kernel has no more, and so finds an end behind the last bytes. Without it a read that
+    /// got less than it could ends the reading: what comes later raises a new edge.
+    pub fn read_to_end(&mut self) {
+        self.to_end = true;
     }
 
     /// Goes on as far as the socket allows. Call [`Link::recv`] after it, also where nothing seems to have come.
@@ -285,8 +295,8 @@ impl Link {
                 self.unread = true;
                 return;
             }
-            let got = match self.session.room() {
-                Ok(room) => self.socket.read(room),
+            let (got, asked) = match self.session.room() {
+                Ok(room) => (self.socket.read(room), room.len()),
                 Err(e) => return self.check(Err(e)),
             };
             match got {
@@ -298,9 +308,14 @@ impl Link {
                     if self.session.peer_closed() {
                         return self.end_of_stream();
                     }
+                    // Why writing failed is to be read to the end.
+                    if n < asked && !self.to_end && self.mute.is_none() {
+                        return;
+                    }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.to_end = false;
                     if let Some(e) = self.mute.take() {
                         self.broken(e);
                     }

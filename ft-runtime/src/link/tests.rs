@@ -29,10 +29,14 @@ impl Host {
         Self { epoll, link }
     }
 
-    fn wait(&self) {
+    fn wait(&mut self) {
         if !self.link.pending() {
-            let n = self.epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::from(STUCK_MS)).unwrap();
+            let mut event = [EpollEvent::empty()];
+            let n = self.epoll.wait(&mut event, EpollTimeout::from(STUCK_MS)).unwrap();
             assert!(n > 0, "no event for {STUCK_MS} ms: {} bytes queued", self.link.queued_bytes());
+            if event[0].events().intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+                self.link.read_to_end();
+            }
         }
     }
 
@@ -200,6 +204,21 @@ fn many_frames_share_a_record() {
     }
     // Header, kind of content and tag of one record.
     assert_eq!(a.link.wire_bytes().0 - before, 100 * 6 + 22);
+}
+
+#[test]
+fn an_end_that_came_with_the_last_frame_is_found() {
+    let (mut a, mut b) = hosts();
+    b.link.send(5, b"last", &[]);
+    b.link.flush().unwrap();
+    drop(b);
+    let ended = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+    ended.add(a.link.fd(), EpollEvent::new(EpollFlags::EPOLLRDHUP, 0)).unwrap();
+    assert_eq!(ended.wait(&mut [EpollEvent::empty()], EpollTimeout::from(STUCK_MS)), Ok(1));
+    // Both are one edge: there is no other.
+    let (frames, end) = a.until_end();
+    assert_eq!(frames, [(5, b"last".to_vec())]);
+    assert!(matches!(end, LinkError::Closed { orderly: false, .. }), "{end}");
 }
 
 #[test]

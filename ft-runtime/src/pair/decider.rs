@@ -17,6 +17,8 @@ pub struct Decider {
     /// `None` only while it steps.
     machine: Option<Machine>,
     arbiter: Option<Arbiter>,
+    /// The arbiter may have answered.
+    answered: bool,
     timers: Vec<(Timer, BootTime)>,
     events: VecDeque<Event>,
 }
@@ -25,7 +27,7 @@ impl Decider {
     /// `arbiter`: where `config` says that there is one.
     pub fn new(config: Config, arbiter: Option<Arbiter>) -> Result<Self, ConfigError> {
         let machine = Some(Machine::new(config)?);
-        Ok(Self { machine, arbiter, timers: Vec::new(), events: VecDeque::from([Event::Start]) })
+        Ok(Self { machine, arbiter, answered: false, timers: Vec::new(), events: VecDeque::from([Event::Start]) })
     }
 
     fn machine(&self) -> &Machine {
@@ -53,12 +55,19 @@ impl Decider {
         self.events.push_front(e);
     }
 
+    /// [`Self::fd`] is readable, or may be.
+    pub fn on_answer(&mut self) {
+        self.answered = true;
+    }
+
     /// What the next event asks for; `None`: nothing has happened. What was told comes before timers: a sign of life
-    /// that came in time is no silence.
+    /// that came in time is no silence. So does an answer, of which nobody may have told yet.
     pub fn next(&mut self) -> Option<Vec<Action>> {
         if self.events.is_empty()
+            && (self.answered || self.deadline().is_some_and(|at| at <= Instant::now()))
             && let Some(a) = &mut self.arbiter
         {
+            self.answered = false;
             let answers = a.answers(Instant::now());
             self.events.extend(answers.into_iter().map(|(request, answer)| Event::Arbiter { request, answer }));
         }

@@ -126,6 +126,7 @@ pub(crate) struct Pair {
     shown: Option<(Kind, u64)>,
     out: Rc<RefCell<Outgoing>>,
     link_ready: bool,
+    notice_ready: bool,
     /// Leading: the peer's guest was started with ours and has had all of the log.
     peer_has_all: bool,
 
@@ -218,6 +219,7 @@ impl Pair {
             shown: None,
             out,
             link_ready: true,
+            notice_ready: true,
             peer_has_all,
             source,
             received: LogIndex(0),
@@ -289,6 +291,12 @@ impl Pair {
     }
 
     // The link.
+
+    fn read_link_to_end(&self) {
+        if let Some(l) = &mut self.out.borrow_mut().link {
+            l.read_to_end();
+        }
+    }
 
     fn receive(&mut self, now: Instant) -> Result<(), EngineError> {
         if !std::mem::take(&mut self.link_ready) {
@@ -719,13 +727,19 @@ impl Part for Pair {
 
     fn on_front(&mut self, token: Token, events: i32) {
         match token {
-            Token::Pair(TOKEN_LINK) => self.link_ready = true,
+            Token::Pair(TOKEN_LINK) => {
+                self.link_ready = true;
+                if events & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) != 0 {
+                    self.read_link_to_end();
+                }
+            }
             Token::Pair(TOKEN_GATE) => {
                 if let Some(w) = &mut self.world {
                     w.readable = true;
                 }
             }
-            // Its answers are looked for in each turn.
+            Token::Pair(TOKEN_ARBITER) => self.decider.on_answer(),
+            Token::Pair(TOKEN_NOTICE) => self.notice_ready = true,
             Token::Pair(_) => {}
             t => self.role().part().on_front(t, events),
         }
@@ -752,9 +766,14 @@ impl Part for Pair {
         if self.decider.deadline().is_some_and(|at| at <= now) {
             // A timer is due. Perhaps it was this engine that stood still, and what the other said waits to be read.
             self.link_ready = true;
+            self.notice_ready = true;
+            self.read_link_to_end();
         }
         self.receive(now)?;
-        if self.notice.as_mut().is_some_and(Notice::is_heard) && self.over.is_none() {
+        if std::mem::take(&mut self.notice_ready)
+            && self.notice.as_mut().is_some_and(Notice::is_heard)
+            && self.over.is_none()
+        {
             self.decider.tell(failover::Event::PeerDead);
         }
         let quiet = now.saturating_duration_since(self.heard_at);
@@ -771,8 +790,10 @@ impl Part for Pair {
         self.decide(core, now)?;
         self.send_acks();
         let behind = self.is_backup_behind(now);
+        let heir = self.peer_has_all;
         if let Role::Leading(p) = self.role() {
             p.paused = behind;
+            p.heir = heir;
             // Before the answers are sent: then they need not wait for leave to acknowledge their questions.
             self.let_out()?;
         }

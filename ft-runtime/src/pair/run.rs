@@ -451,6 +451,7 @@ impl Candidate<'_> {
         if let Some(Order::Force) = self.board.take_order() {
             self.decider.tell(Event::Operator(Command::Force));
         }
+        self.decider.on_answer();
         while let Some(actions) = self.decider.next() {
             for action in actions {
                 match self.decider.act(action) {
