@@ -56,7 +56,7 @@ impl PrivateRoot {
         unshare(CloneFlags::CLONE_NEWNS).map_err(fail("a mount namespace of our own", ROOT_ADVICE))?;
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
             .map_err(fail("making all mounts private", ROOT_ADVICE))?;
-        let others = other_mounts().map_err(fail("reading /proc/self/mountinfo", "is /proc mounted?"))?;
+        let others = other_mounts().map_err(fail("reading /proc/thread-self/mountinfo", "is /proc mounted?"))?;
         let (dir, lock) = new_dir(&base)?;
         let mut root = Self { dir, _lock: lock, keep, layers: 0 };
         fs::create_dir(root.path()).map_err(fail("a directory for it", DISK_ADVICE))?;
@@ -245,8 +245,9 @@ pub(crate) struct OtherMount {
 }
 
 /// File systems besides the root's, parents before children; what lies below the kernel's own is not listed.
+/// As the calling thread sees them, which may have a namespace of its own.
 pub(crate) fn other_mounts() -> io::Result<Vec<OtherMount>> {
-    let info = fs::read("/proc/self/mountinfo")?;
+    let info = fs::read("/proc/thread-self/mountinfo")?;
     let mut out: Vec<OtherMount> = Vec::new();
     for line in info.split(|b| *b == b'\n') {
         let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
@@ -329,7 +330,14 @@ mod tests {
         fs::create_dir_all(outside.join("state")).unwrap();
         fs::write(outside.join("file"), "real").unwrap();
         fs::write(outside.join("state/now"), "of today").unwrap();
-        let (o, mounts_before) = (outside.clone(), fs::read_to_string("/proc/self/mountinfo").unwrap());
+        // Of this thread alone, so that what others mount meanwhile is not seen here; shared, as most systems have it,
+        // so that what the private root mounts would be.
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        for how in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | how, None::<&str>).unwrap();
+        }
+        let mounts = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let (o, mounts_before) = (outside.clone(), mounts());
         // The namespace belongs to the thread that makes it.
         let dir = std::thread::spawn(move || {
             let mut root = PrivateRoot::create(false).unwrap();
@@ -364,7 +372,7 @@ mod tests {
         assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "real");
         assert_eq!(fs::read_to_string(outside.join("state/now")).unwrap(), "of today");
         assert!(!Path::new("/etc/ft-overlay-test").exists() && !Path::new("/dev/shm/ft-overlay-test").exists());
-        assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts_before);
+        assert_eq!(mounts(), mounts_before);
         fs::remove_dir_all(&outside).unwrap();
     }
 

@@ -29,7 +29,7 @@ const RUN_SKIPPED: [&str; 6] = ["ft-rig", "netns", "user", "docker", "containerd
 /// the host writes has so much room, on a disk of its own.
 pub(super) fn enter(dir: &Path, shared: &Path, disk_mib: Option<u32>) -> Result<()> {
     private_mounts()?;
-    let others = other_mounts().map_err(io_error("reading /proc/self/mountinfo"))?;
+    let others = other_mounts().map_err(io_error("reading /proc/thread-self/mountinfo"))?;
     let disk = disk_mib.map(|mib| small_disk(dir, mib)).transpose()?;
     let mut layers = Layers { dir: disk.as_deref().unwrap_or(dir), count: 0 };
     let root = dir.join("root");
