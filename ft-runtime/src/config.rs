@@ -219,6 +219,9 @@ impl Config {
         if c.service.addresses.is_empty() != c.service.interface.is_none() {
             return value("service.interface", "goes with service.addresses: give both, or none");
         }
+        if c.service.tap && c.service.interface.is_none() {
+            return value("service.tap", "goes with service.interface: without one there is no service network to listen in");
+        }
         if c.host.name == c.peer.name {
             return value("peer.name", "is this host's own name");
         }
@@ -374,6 +377,9 @@ socket = "/run/ft/redis.sock"
         let bare = with("\"10.77.0.1\"").replace("interface = \"eth0\"\n", "");
         let e = error(&bare.replace("addresses = [\"10.77.0.100/24\", \"fd00:77::100/64\"]\n", ""));
         assert!(e.contains("no service network to probe"), "{e}");
+        let bare = with("").replace("interface = \"eth0\"\n", "tap = true\n");
+        let e = error(&bare.replace("addresses = [\"10.77.0.100/24\", \"fd00:77::100/64\"]\n", ""));
+        assert!(e.contains("service.tap") && e.contains("no service network"), "{e}");
         let e = error(&format!("{GOOD}[limits]\nservice_loss_ms_max = 50\n"));
         assert!(e.contains("service_loss_ms_max") && e.contains("100 ms"), "{e}");
     }

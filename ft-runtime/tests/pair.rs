@@ -9,10 +9,13 @@ use rigged::{PATIENCE, PATIENT};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::ops::Deref;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const CLIENT: &str = "FT_PAIR_TEST_CLIENT";
+/// By what every system has.
+const GUARD_KILLED: &str =
+    r#"for p in /proc/[0-9]*; do [ "$(cat $p/comm)" = ft-guard ] && exec kill -9 "${p#/proc/}"; done; exit 1"#;
 const TOLD_CLIENT: &str = "FT_PAIR_TEST_TOLD_CLIENT";
 const LOAD: Duration = Duration::from_secs(4);
 const FAULT_AFTER: Duration = Duration::from_millis(1500);
@@ -228,28 +231,67 @@ fn clients_keep_everything_when_the_engine_is_killed() {
     survives("engine", Some(("alpha", "kill-engine")), "beta");
 }
 
+/// The client of [`as_client_that_is_told_to_speak`].
+struct Told {
+    client: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Told {
+    /// Connected, and answered once.
+    fn start(rig: &Rig, address: &str) -> Self {
+        let mut c = rig.ft("exec");
+        c.args(["client", "--"]).arg(std::env::current_exe().unwrap());
+        c.args(["--exact", "as_client_that_is_told_to_speak", "--nocapture"]).env(TOLD_CLIENT, address);
+        let mut client = c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(client.stdout.take().unwrap());
+        let mut line = String::new();
+        while line.trim() != "ready" {
+            line.clear();
+            assert!(said.read_line(&mut line).unwrap() > 0, "{:?}", client.wait_with_output());
+        }
+        Self { client, said }
+    }
+
+    fn speak(&mut self) {
+        writeln!(self.client.stdin.as_ref().unwrap()).unwrap();
+    }
+
+    fn expect_answers_before_it_repeats(mut self) {
+        let mut rest = String::new();
+        self.said.read_to_string(&mut rest).unwrap();
+        let o = self.client.wait_with_output().unwrap();
+        assert!(o.status.success(), "{rest}\n{}", String::from_utf8_lossy(&o.stderr));
+        let ms = rest.lines().find_map(|l| l.strip_prefix("answered after ")?.strip_suffix(" ms")).unwrap();
+        assert!(ms.parse::<u64>().unwrap() < 9_000, "answered after {ms} ms, when TCP repeated it");
+    }
+}
+
 /// What they said reached nobody, and they don't repeat it for ten seconds: that they are answered before is the tap's doing.
 #[test]
 fn clients_that_speak_into_an_outage_need_not_repeat_it_where_the_service_is_tapped() {
     let (rig, address) = Rig::up_as("tap", "[service]\ntap = true\n[limits]\nsilence_ms_max = 400\n");
-    let mut c = rig.ft("exec");
-    c.args(["client", "--"]).arg(std::env::current_exe().unwrap());
-    c.args(["--exact", "as_client_that_is_told_to_speak", "--nocapture"]).env(TOLD_CLIENT, &address);
-    let mut client = c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(client.stdout.take().unwrap());
-    let mut line = String::new();
-    while line.trim() != "ready" {
-        line.clear();
-        assert!(said.read_line(&mut line).unwrap() > 0, "{:?}", client.wait_with_output());
-    }
+    let mut client = Told::start(&rig, &address);
     rig.fault("alpha", "kill-host");
-    writeln!(client.stdin.take().unwrap()).unwrap();
-    let mut rest = String::new();
-    said.read_to_string(&mut rest).unwrap();
-    let o = client.wait_with_output().unwrap();
-    assert!(o.status.success(), "{rest}\n{}", String::from_utf8_lossy(&o.stderr));
-    let ms = rest.lines().find_map(|l| l.strip_prefix("answered after ")?.strip_suffix(" ms")).unwrap();
-    assert!(ms.parse::<u64>().unwrap() < 9_000, "answered after {ms} ms, when TCP repeated it");
+    client.speak();
+    client.expect_answers_before_it_repeats();
+    assert_eq!(rig.primaries(), ["beta"]);
+}
+
+/// The primary's engine hears what its guest can't any more, and the backup has it. The witness keeps that from being over
+/// before anybody has spoken.
+#[test]
+fn what_clients_say_after_the_primarys_guest_died_is_the_backups() {
+    let (rig, address) = Rig::up_patient("heir");
+    let mut client = Told::start(&rig, &address);
+    rig.fault("witness", "freeze-host");
+    rig.fault("alpha", "kill-guest");
+    rig.wait_until(|r| r.events("beta").contains("taking over, term 2: the primary handed over"));
+    client.speak();
+    // Into alpha's log, and to beta: nothing tells when, but neither host does anything else.
+    std::thread::sleep(Duration::from_millis(300));
+    rig.fault("witness", "thaw-host");
+    client.expect_answers_before_it_repeats();
     assert_eq!(rig.primaries(), ["beta"]);
 }
 
@@ -257,7 +299,7 @@ fn clients_that_speak_into_an_outage_need_not_repeat_it_where_the_service_is_tap
 fn takes_a_killed_engine_for(name: &str, guarded: bool, said: &str) {
     let (rig, _) = Rig::up_patient(name);
     if !guarded {
-        let o = rig.ft("exec").args(["alpha", "--", "sh", "-c", "kill -9 $(pgrep -x ft-guard)"]).output().unwrap();
+        let o = rig.ft("exec").args(["alpha", "--", "sh", "-c", GUARD_KILLED]).output().unwrap();
         assert!(o.status.success(), "{o:?}");
     }
     rig.fault("alpha", "kill-engine");

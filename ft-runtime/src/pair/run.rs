@@ -496,8 +496,8 @@ fn start_both(link: &mut Link, s: &Surroundings, decider: &mut Decider, ends: &E
 /// Refuses, on both hosts, a network that does not flood.
 fn try_tap(link: &mut Link, world: &World, c: &Config, leads: bool, ends: &Ends) -> Result<(), Error> {
     let shared = tap::shared_mac(&c.service.name);
-    let heard = match (world.tap(), &c.service.interface) {
-        (Some(tap), _) => {
+    let heard = match world.tap() {
+        Some(tap) => {
             let until = Instant::now() + FLOOD_MAX;
             let mut heard = tap.hears_caller();
             while !heard && Instant::now() < until {
@@ -508,7 +508,8 @@ fn try_tap(link: &mut Link, world: &World, c: &Config, leads: bool, ends: &Ends)
             link.flush()?;
             heard
         }
-        (None, Some(interface)) => {
+        None => {
+            let interface = c.service.interface.as_ref().expect("service.tap goes with an interface");
             let caller = Caller::open(interface, shared)?;
             let until = Instant::now() + STEP_MAX;
             let mut answer = None;
@@ -529,7 +530,6 @@ fn try_tap(link: &mut Link, world: &World, c: &Config, leads: bool, ends: &Ends)
             }
             answer == Some(1)
         }
-        (None, None) => true,
     };
     if heard {
         return Ok(());
