@@ -1,14 +1,16 @@
 //! The rings to and from the engine, and the sleeping and waking around them. Knows nothing of what is said.
 
-use crate::raw::{Timespec, nr};
+use crate::raw::{ETIMEDOUT, Timespec, nr};
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use ft_log::codec::Writer;
 use ft_log::entry::{Entry, FromGuest, HEADER_BYTES_MAX};
 use ft_log::ring::{Consumer, Producer, SharedBytes, announce_wait};
 use ft_log::shared::{DOORBELL_FD, DomainControl, SHARED_BASE, Segment};
 
-const FUTEX_WAIT: u32 = 0;
 const FUTEX_WAKE: u32 = 1;
+/// Unlike `FUTEX_WAIT`, until a time and not for one: the clock need not be read before.
+const FUTEX_WAIT_BITSET: u32 = 9;
+const FUTEX_ANY: u32 = u32::MAX;
 
 pub struct Channel {
     segment: Segment,
@@ -109,18 +111,21 @@ impl Channel {
         self.to_guest.is_empty().expect("ring to guest corrupt")
     }
 
-    /// Sleeps until the engine sent something, `timeout_ns` passed, or a signal came. Spurious returns are allowed.
-    pub fn wait(&mut self, timeout_ns: Option<u64>) {
+    /// Sleeps until the engine sent something, a signal came, or the host's monotonic clock is at `until_ns`; true in that
+    /// case. Spurious returns are allowed.
+    pub fn wait(&mut self, until_ns: Option<u64>) -> bool {
         self.announce();
         let word = &self.control().to_guest.consumer_waits.0;
         WAIT_WORD.store(core::ptr::from_ref(word).cast_mut(), Ordering::Relaxed);
         announce_wait(word);
+        let mut is_late = false;
         if self.is_empty() {
             let_signals_in(true);
-            futex_wait(word, 1, timeout_ns);
+            is_late = futex_wait(word, 1, until_ns) == -ETIMEDOUT;
             let_signals_in(false);
         }
         word.store(0, Ordering::Relaxed);
+        is_late
     }
 }
 
@@ -150,11 +155,12 @@ fn let_signals_in(open: bool) {
     unsafe { raw!(nr::RT_SIGPROCMASK, SIG_SETMASK, &raw const mask, 0, 8) };
 }
 
-fn futex_wait(word: &AtomicU32, value: u32, timeout_ns: Option<u64>) {
-    let t = timeout_ns.map(Timespec::from_ns);
+/// `until_ns`: on the host's monotonic clock. Every result is a reason to look again.
+fn futex_wait(word: &AtomicU32, value: u32, until_ns: Option<u64>) -> i64 {
+    let t = until_ns.map(Timespec::from_ns);
     let p = t.as_ref().map_or(0, |t| core::ptr::from_ref(t) as u64);
-    // SAFETY: the word lives in the shared segment; the kernel reads the timespec. Every result is a reason to look again.
-    unsafe { raw!(nr::FUTEX, core::ptr::from_ref(word) as u64, FUTEX_WAIT, value, p) };
+    // SAFETY: the word lives in the shared segment; the kernel reads the timespec.
+    unsafe { raw!(nr::FUTEX, core::ptr::from_ref(word) as u64, FUTEX_WAIT_BITSET, value, p, 0, FUTEX_ANY) }
 }
 
 fn futex_wake(word: &AtomicU32) {

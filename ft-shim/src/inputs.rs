@@ -25,6 +25,8 @@ pub static DIRECT_SIGNALS: AtomicU64 = AtomicU64::new(0);
 const EVENTS_MAX: u32 = 4096;
 /// A poll that finds the clock sample older than this logs a fresh one.
 const GRAIN_NS: u64 = 1_000_000;
+/// Between two slices of memory that are compared: a busy domain has very many idle points.
+const SLICE_EVERY_NS: u64 = 10_000_000;
 const CLOCK_REALTIME: i32 = 0;
 const CLOCK_MONOTONIC: i32 = 1;
 
@@ -48,6 +50,8 @@ pub struct Inputs {
     ahead_ns: i64,
     memory_every: u64,
     memory_slices: bool,
+    /// The domain's clock when a slice was last compared.
+    sliced_ns: u64,
     idles: u64,
     empty_reads: u32,
 }
@@ -83,6 +87,7 @@ impl Inputs {
             ahead_ns: 0,
             memory_every,
             memory_slices,
+            sliced_ns: 0,
             idles: 0,
             empty_reads: 0,
         }
@@ -194,9 +199,7 @@ impl Kernel {
     }
 
     fn primary_idle(&mut self) {
-        let i = &mut self.inputs;
-        i.idles += 1;
-        if i.memory_every != 0 && i.idles % i.memory_every == 0 {
+        if self.memory_is_due() {
             self.log_memory();
         }
         let deadline = self.next_deadline();
@@ -209,20 +212,33 @@ impl Kernel {
         };
         let (point, idle) = (self.inputs.point, &self.inputs.channel.control().status.idle);
         self.inputs.channel.announce();
+        let host_deadline = (deadline != u64::MAX).then(|| deadline.saturating_add_signed(-self.inputs.ahead_ns));
+        let mut is_due = self.clock.now() >= deadline;
         loop {
             let events = self.take_events(EVENTS_MAX);
             let signals = take_direct_signals();
-            let now = self.host_now();
-            if events > 0 || signals != 0 || now >= deadline {
-                return self.log_applied(events, signals, digest, now);
+            if events > 0 || signals != 0 || is_due {
+                return self.log_applied(events, signals, digest, self.host_now());
             }
             idle.wait_at(point, &waiting);
-            let left = (deadline != u64::MAX).then(|| deadline - now);
-            self.inputs.channel.wait(left);
+            is_due = self.inputs.channel.wait(host_deadline);
             if let Some(claim) = idle.leave(point) {
                 return self.apply_claim(&claim);
             }
         }
+    }
+
+    /// Counts an idle point; whether memory is compared at it.
+    fn memory_is_due(&mut self) -> bool {
+        let (now, i) = (self.clock.now(), &mut self.inputs);
+        i.idles += 1;
+        let is_due = i.memory_every != 0
+            && i.idles % i.memory_every == 0
+            && (!i.memory_slices || now - i.sliced_ns >= SLICE_EVERY_NS);
+        if is_due {
+            i.sliced_ns = now;
+        }
+        is_due
     }
 
     /// The engine has logged what happens here. Signals that came meanwhile are the next point's.
