@@ -99,12 +99,12 @@ enum Format {
 #[derive(Args)]
 struct E2eArgs {
     /// Measure what is demanded of a pair, and fail if a figure falls short of it.
-    #[arg(long, conflicts_with_all = ["only", "skip_faults"])]
+    #[arg(long, conflicts_with = "skip_faults")]
     check: bool,
     /// With --check: no faults. What was not measured is named.
-    #[arg(long, requires = "check", conflicts_with_all = ["fault_rounds", "campaign"])]
+    #[arg(long, requires = "check", conflicts_with_all = ["fault_rounds", "campaign", "only"])]
     quick: bool,
-    /// With --check: so many faults of all kinds (22).
+    /// With --check: so many faults of all kinds (32; with --only none).
     #[arg(long, value_name = "COUNT", requires = "check")]
     campaign: Option<u32>,
     /// How long to measure each load on each system, in each round (3; with --check 1.5).
@@ -119,7 +119,7 @@ struct E2eArgs {
     /// How often the primary is killed in each way (3; with --check 20).
     #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u32).range(1..=1000))]
     fault_rounds: Option<u32>,
-    /// Only these systems, loads and faults, comma-separated; a wrong name lists all.
+    /// Only these systems, loads and faults, comma-separated; a wrong name lists all. With --check only faults.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     only: Vec<String>,
     /// Kill nothing.
@@ -268,8 +268,10 @@ fn check(a: &E2eArgs, time: &dyn Fn(&str, f64, f64) -> Result<Duration, String>)
             warm_up: time("--warm-up", a.warm_up, 0.0)?,
             rounds: a.rounds.unwrap_or(5),
             fault_rounds: many(a.fault_rounds, 20),
-            campaign: many(a.campaign, 22),
+            campaign: many(a.campaign, if a.only.is_empty() { 32 } else { 0 }),
+            only: a.only.clone(),
         };
+        check.known()?;
         let program = ft_program(a.ft.as_deref()).map_err(|e| e.to_string())?;
         let stop = rig::child::Stop::on_signals().map_err(|e| format!("catching signals: {e}"))?;
         Ok::<_, String>((check, rig::Ft { program, stop }))

@@ -13,7 +13,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -166,12 +166,8 @@ impl SoakArgs {
         crate::check_root()?;
         rig::remove_orphans(ft)?;
         let seed = if self.seed == 0 { fastrand::u64(1..) } else { self.seed };
-        let mut config = tempfile::NamedTempFile::new()?;
-        if let Some(ms) = self.silence_ms {
-            writeln!(config, "[limits]\nsilence_ms_max = {ms}")?;
-        }
-        let path = config.path().to_str().ok_or_else(|| io::Error::other("TMPDIR is no UTF-8"))?;
-        let rig = Rig::up(ft, &["--config", path], &redis(&[&ON_DISK[..], &REDIS].concat()), Words::Kept)?;
+        let config = self.silence_ms.map_or_else(String::new, |ms| format!("[limits]\nsilence_ms_max = {ms}\n"));
+        let rig = Rig::up(ft, &[], &config, &redis(&[&ON_DISK[..], &REDIS].concat()), Words::Kept)?;
         let before = Standing::of(&rig)?;
         let arguments = [
             "mix".into(),

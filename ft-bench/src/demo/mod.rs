@@ -122,7 +122,7 @@ impl DemoArgs {
         let ft = Ft { program: crate::ft_program(self.ft.as_deref())?, stop: stop.clone() };
         rig::remove_orphans(&ft)?;
         say("making two hosts and a client on this machine, with redis-server protected");
-        let rig = Rig::up(&ft, &[], &rig::redis(&ON_DISK), Words::Shown)?;
+        let rig = Rig::up(&ft, &[], "", &rig::redis(&ON_DISK), Words::Shown)?;
         let (ran, tally) = self.break_host(&rig)?;
         say("taking the rig down");
         drop(rig);

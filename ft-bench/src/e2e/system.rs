@@ -35,14 +35,14 @@ pub struct Running {
 
 impl Running {
     pub fn start(system: System, ft: &Ft) -> io::Result<Self> {
-        Self::start_with(system, ft, &[])
+        Self::start_with(system, ft, "", &[])
     }
 
-    /// `more`: options of redis.
-    pub fn start_with(system: System, ft: &Ft, more: &[&str]) -> io::Result<Self> {
+    /// `config`: the service's; `more`: options of redis.
+    pub fn start_with(system: System, ft: &Ft, config: &str, more: &[&str]) -> io::Result<Self> {
         let own = [&IN_MEMORY[..], more].concat();
         let options: &[&str] = if system == System::Protected { &[] } else { &["--native"] };
-        let rig = Rig::up(ft, options, &redis(&own), Words::Kept)?;
+        let rig = Rig::up(ft, options, config, &redis(&own), Words::Kept)?;
         let (mut replica, mut watched) = (None, Vec::new());
         let mut watch = |role, pid: Option<i32>| watched.extend(pid.map(|p| (role, p)));
         watch(SERVER, rig.pids(PRIMARY)?.guest);

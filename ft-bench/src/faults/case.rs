@@ -5,12 +5,12 @@ use super::plan::{Case, Outcome, Victim};
 use crate::clients::Clients;
 use crate::outage;
 use crate::rig::child::Words;
-use crate::rig::{BACKUP, Fault, Ft, HostStatus, ON_DISK, PRIMARY, Rig, redis};
+use crate::rig::{BACKUP, Fault, Ft, HostStatus, ON_DISK, PRIMARY, Rig, TAPPED, redis};
 use crate::verify::Tally;
 use ft_runtime::pair::status::{Event, Milestone};
 use serde::Serialize;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -60,15 +60,8 @@ struct Seen {
 
 /// Runs a case; what a failed one left to look at lies in `evidence` then.
 pub fn run(ft: &Ft, case: &Case, evidence: &Path) -> io::Result<Ended> {
-    let config = config(case)?;
-    let mut options: Vec<&str> = Vec::new();
-    if let Some(c) = &config {
-        options.extend(["--config", c.path().to_str().ok_or_else(|| io::Error::other("TMPDIR is no UTF-8"))?]);
-    }
-    if case.kind.small_disks {
-        options.extend(["--disk", DISK_MIB]);
-    }
-    let rig = Rig::up(ft, &options, &redis(&ON_DISK), Words::Kept)?;
+    let options: &[&str] = if case.kind.small_disks { &["--disk", DISK_MIB] } else { &[] };
+    let rig = Rig::up(ft, options, &config(case), &redis(&ON_DISK), Words::Kept)?;
     let seen = watch(&rig, case);
     ft.stop.check()?;
     let ended = match seen {
@@ -101,13 +94,10 @@ impl Ended {
 }
 
 /// Where nothing may move, a busy machine must not move it either.
-fn config(case: &Case) -> io::Result<Option<tempfile::NamedTempFile>> {
-    if case.kind.outcome != Outcome::Protected {
-        return Ok(None);
-    }
-    let mut f = tempfile::NamedTempFile::new()?;
-    f.write_all(PATIENT.as_bytes())?;
-    Ok(Some(f))
+fn config(case: &Case) -> String {
+    let patient = if case.kind.outcome == Outcome::Protected { PATIENT } else { "" };
+    let tapped = if case.kind.tap { TAPPED } else { "" };
+    [patient, tapped].concat()
 }
 
 fn watch(rig: &Rig, case: &Case) -> io::Result<Seen> {
@@ -117,12 +107,11 @@ fn watch(rig: &Rig, case: &Case) -> io::Result<Seen> {
     let began = clients.began();
     clients.work_until(began + case.fault_at, |_| {})?;
     let term = pair(rig)?;
-    let host = match case.kind.victim {
-        Victim::Primary => PRIMARY,
-        Victim::Backup => BACKUP,
-        Victim::Witness => WITNESS,
-    };
+    let host = name(case.kind.victim);
     let fault = case.kind.fault.map(|f| rig.fault(host, f)).transpose()?;
+    if let Some((victim, also)) = case.kind.also {
+        rig.fault(name(victim), also)?;
+    }
     if let (Some(heal), Some(at)) = (case.kind.heal, case.heal_at) {
         clients.work_until(began + at, |_| {})?;
         rig.fault(host, heal)?;
@@ -132,6 +121,14 @@ fn watch(rig: &Rig, case: &Case) -> io::Result<Seen> {
     let survivor_events = rig.events(serves(case));
     let sent: Vec<Sent> = capture.finish()?;
     Ok(Seen { fault, tally, turns: turns(&sent), hosts, survivor_events, term })
+}
+
+fn name(v: Victim) -> &'static str {
+    match v {
+        Victim::Primary => PRIMARY,
+        Victim::Backup => BACKUP,
+        Victim::Witness => WITNESS,
+    }
 }
 
 /// The term of the pair. A fault shows nothing where one host serves alone already.

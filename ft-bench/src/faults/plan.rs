@@ -31,32 +31,49 @@ pub struct Kind {
     pub victim: Victim,
     /// As `ft rig fault` calls it; `None`: nothing happens.
     pub fault: Option<&'static str>,
-    /// What ends it, done while the load goes on.
+    /// A second one, right after it.
+    pub also: Option<(Victim, &'static str)>,
+    /// What ends the first, done while the load goes on.
     pub heal: Option<&'static str>,
     pub outcome: Outcome,
+    /// `service.tap`.
+    pub tap: bool,
     /// The rig's hosts have disks of their own that can be filled.
     pub small_disks: bool,
 }
 
 const fn kind(name: &'static str, victim: Victim, fault: &'static str, outcome: Outcome) -> Kind {
-    Kind { name, victim, fault: Some(fault), heal: None, outcome, small_disks: false }
+    Kind { name, victim, fault: Some(fault), also: None, heal: None, outcome, tap: false, small_disks: false }
 }
 
 impl Kind {
     const fn healed(self, by: &'static str) -> Self {
         Self { heal: Some(by), ..self }
     }
+
+    const fn and(self, victim: Victim, fault: &'static str) -> Self {
+        Self { also: Some((victim, fault)), ..self }
+    }
+
+    const fn tapped(self) -> Self {
+        Self { tap: true, ..self }
+    }
 }
 
 use Outcome::{Alone, Protected, TakenOver};
 use Victim::{Backup, Primary, Witness};
 
-pub const KINDS: [Kind; 22] = [
+pub const KINDS: [Kind; 32] = [
     Kind { fault: None, ..kind("none", Primary, "", Protected) },
     kind("kill-guest", Primary, "kill-guest", TakenOver),
     kind("kill-engine", Primary, "kill-engine", TakenOver),
     kind("kill-host", Primary, "kill-host", TakenOver),
     kind("freeze-host", Primary, "freeze-host", TakenOver).healed("thaw-host"),
+    kind("pause-engine", Primary, "pause-engine", TakenOver).healed("resume-engine"),
+    kind("tap:kill-guest", Primary, "kill-guest", TakenOver).tapped(),
+    kind("tap:kill-engine", Primary, "kill-engine", TakenOver).tapped(),
+    kind("tap:kill-host", Primary, "kill-host", TakenOver).tapped(),
+    kind("tap:freeze-host", Primary, "freeze-host", TakenOver).healed("thaw-host").tapped(),
     kind("cut-service", Primary, "cut-service", TakenOver).healed("heal-service"),
     kind("lose-service", Primary, "lose-service", TakenOver).healed("heal-service"),
     kind("cut-link", Primary, "cut-link", Alone).healed("heal-link"),
@@ -67,6 +84,7 @@ pub const KINDS: [Kind; 22] = [
     kind("backup:kill-engine", Backup, "kill-engine", Alone),
     kind("backup:kill-host", Backup, "kill-host", Alone),
     kind("backup:freeze-host", Backup, "freeze-host", Alone).healed("thaw-host"),
+    kind("backup:pause-engine", Backup, "pause-engine", Alone).healed("resume-engine"),
     kind("backup:cut-service", Backup, "cut-service", Protected).healed("heal-service"),
     kind("backup:flush-gate", Backup, "flush-gate", Protected),
     Kind { small_disks: true, ..kind("backup:fill-disk", Backup, "fill-disk", Alone) },
@@ -74,6 +92,10 @@ pub const KINDS: [Kind; 22] = [
     kind("witness:freeze-host", Witness, "freeze-host", Protected).healed("thaw-host"),
     kind("witness:cut-management", Witness, "cut-management", Protected).healed("heal-management"),
     kind("witness:cut-service", Witness, "cut-service", Protected).healed("heal-service"),
+    kind("cut-service+cut-link", Primary, "cut-service", TakenOver).healed("heal-service").and(Primary, "cut-link"),
+    kind("flush-gate+kill-engine", Primary, "flush-gate", TakenOver).and(Primary, "kill-engine"),
+    kind("slow-link+kill-host", Primary, "slow-link", TakenOver).and(Primary, "kill-host"),
+    kind("backup:cut-service+kill-host", Backup, "cut-service", TakenOver).healed("heal-service").and(Primary, "kill-host"),
 ];
 
 /// Before the fault, at the earliest: every connection has written by then.

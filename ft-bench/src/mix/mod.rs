@@ -38,6 +38,10 @@ const fn kind(name: &'static str, threads: u32, run: fn(&mut Session) -> Outcome
     Kind { name, threads, run }
 }
 
+/// Longer than TIME_WAIT.
+const PORTS_REST: Duration = Duration::from_secs(75);
+const PORT_POLL: Duration = Duration::from_millis(20);
+
 const KINDS: [Kind; 10] = [
     kind("data", 3, data::run),
     kind("transactions", 2, transactions::run),
@@ -221,8 +225,17 @@ impl Session {
         self.shared.stop.load(Ordering::Relaxed) || Instant::now() >= self.shared.end
     }
 
+    /// Where all ports of this machine rest after their connections (TIME_WAIT), one becomes free first.
     pub fn connect(&self) -> Result<Client, String> {
-        Client::connect(self.shared.address).map_err(|e| format!("connecting: {e}"))
+        let end = Instant::now() + PORTS_REST;
+        loop {
+            match Client::connect(self.shared.address) {
+                Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < end => {
+                    std::thread::sleep(PORT_POLL);
+                }
+                other => return other.map_err(|e| format!("connecting: {e}")),
+            }
+        }
     }
 
     pub fn count(&mut self, requests: u64) {

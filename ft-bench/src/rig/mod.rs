@@ -7,7 +7,7 @@ use child::{Child, Stop, Words};
 use ft_runtime::pair::status::{Event, Request, client};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -61,6 +61,9 @@ pub struct Pids {
     pub guest: Option<i32>,
 }
 
+/// A configuration: clients need not repeat what they say in an outage.
+pub const TAPPED: &str = "[service]\ntap = true\n";
+
 /// What `ft rig fault` prints.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Fault {
@@ -102,12 +105,16 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Returns once the service serves; protected, unless the options say otherwise.
-    pub fn up(ft: &Ft, options: &[&str], command: &[String], words: Words) -> io::Result<Self> {
+    /// Returns once the service serves; protected, unless the options say otherwise. `config`: the text of the service's
+    /// configuration.
+    pub fn up(ft: &Ft, options: &[&str], config: &str, command: &[String], words: Words) -> io::Result<Self> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let name = format!("{PREFIX}{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let mut c = Command::new(&ft.program);
-        c.args(["rig", "up", "--name", &name]).args(options).arg("--").args(command);
+        let mut file = tempfile::NamedTempFile::new()?;
+        file.write_all(config.as_bytes())?;
+        c.args(["rig", "up", "--name", &name, "--config"]).arg(file.path());
+        c.args(options).arg("--").args(command);
         let out = Child::start("ft rig up", &mut c, words, &ft.stop)?.finish(UP_MAX)?.concat();
         let up = serde_json::from_str(&out).map_err(|e| {
             down(ft, &name);

@@ -14,7 +14,7 @@ use crate::load::{Report, Span};
 use crate::memory::{self, Memory};
 use crate::outage;
 use crate::rig::child::{Child, Words};
-use crate::rig::{self, BACKUP, Ft, IN_MEMORY, PRIMARY, Rig, redis};
+use crate::rig::{self, BACKUP, Ft, IN_MEMORY, PRIMARY, Rig, TAPPED, redis};
 use ft_runtime::config::Limits;
 use lines::{Demand, Line};
 use serde::Serialize;
@@ -30,6 +30,8 @@ pub struct Check {
     pub fault_rounds: u32,
     /// Faults of all kinds.
     pub campaign: u32,
+    /// Only these losses of the primary and nothing else; empty: all there is.
+    pub only: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -70,9 +72,37 @@ const FAULT_WARM_UP: Duration = Duration::from_millis(200);
 const FAULT_AFTER: Duration = Duration::from_millis(300);
 /// Long enough for the second repetition of a client's TCP.
 const FAULT_WINDOW: Duration = Duration::from_millis(1700);
-/// What a primary that dies lets its kernel do, and what it doesn't.
-const KILLED: [&str; 2] = ["kill-guest", "kill-engine"];
-const SILENT: [&str; 2] = ["kill-host", "freeze-host"];
+/// What becomes of the primary.
+#[derive(Clone, Copy)]
+struct Loss {
+    name: &'static str,
+    fault: &'static str,
+    tapped: bool,
+}
+
+const fn loss(fault: &'static str) -> Loss {
+    Loss { name: fault, fault, tapped: false }
+}
+
+/// After which its kernel can still tell the backup, and after which nobody can; and with the tap.
+const KILLED: [Loss; 2] = [loss("kill-guest"), loss("kill-engine")];
+const SILENT: [Loss; 2] = [loss("kill-host"), loss("freeze-host")];
+const TAPPED_LOSSES: [Loss; 2] = [
+    Loss { name: "tap:kill-guest", tapped: true, ..loss("kill-guest") },
+    Loss { name: "tap:kill-host", tapped: true, ..loss("kill-host") },
+];
+
+fn losses() -> impl Iterator<Item = Loss> {
+    KILLED.into_iter().chain(SILENT).chain(TAPPED_LOSSES)
+}
+
+/// What clients saw of one; milliseconds.
+struct TakenOver {
+    /// From the fault to the first byte of the backup.
+    first: f64,
+    /// How long those waited who spoke meanwhile.
+    spoke: Vec<f64>,
+}
 
 /// Beside this program.
 const PATCHED_CALL: &str = "ft-patched-call";
@@ -88,13 +118,23 @@ struct Run<'a> {
     asked: &'a Check,
     started: Instant,
     samples: Vec<Sample>,
-    /// By kind: from the fault to the first byte, and how long those waited who spoke meanwhile; milliseconds.
-    first_bytes: BTreeMap<&'static str, Vec<f64>>,
-    spoke: BTreeMap<&'static str, Vec<f64>>,
+    taken_over: BTreeMap<&'static str, Vec<TakenOver>>,
     failures: Vec<String>,
 }
 
 impl Check {
+    /// Whether all that is asked for is there.
+    pub fn known(&self) -> Result<(), String> {
+        let is_known = |name: &String| losses().any(|l| l.name == name);
+        match self.only.iter().find(|name| !is_known(name)) {
+            None => Ok(()),
+            Some(name) => {
+                let all: Vec<&str> = losses().map(|l| l.name).collect();
+                Err(format!("--check --only {name}: there are {}", all.join(", ")))
+            }
+        }
+    }
+
     pub fn run(&self, ft: &Ft) -> io::Result<Results> {
         crate::check_root()?;
         rig::remove_orphans(ft)?;
@@ -103,20 +143,22 @@ impl Check {
             asked: self,
             started: Instant::now(),
             samples: Vec::new(),
-            first_bytes: BTreeMap::new(),
-            spoke: BTreeMap::new(),
+            taken_over: BTreeMap::new(),
             failures: Vec::new(),
         };
-        for round in 0..self.rounds {
-            run.round(round)?;
+        let (mut patched, mut memory) = (Vec::new(), None);
+        if self.only.is_empty() {
+            for round in 0..self.rounds {
+                run.round(round)?;
+            }
+            patched = self::patched(ft)?;
+            let measured = run.memory();
+            ft.stop.check()?;
+            memory = measured.map_err(|e| run.fail("memory", &e.to_string())).ok();
         }
-        let patched = patched(ft)?;
-        let memory = run.memory();
-        ft.stop.check()?;
-        let memory = memory.map_err(|e| run.fail("memory", &e.to_string())).ok();
         for round in 0..self.fault_rounds {
-            for kind in KILLED.into_iter().chain(SILENT) {
-                run.fault(round, kind)?;
+            for loss in losses().filter(|l| self.only.is_empty() || self.only.iter().any(|o| o == l.name)) {
+                run.fault(round, loss)?;
             }
         }
         let campaign = match self.campaign {
@@ -159,7 +201,7 @@ Ratios and differences are against the bare server in the same round; measured i
 kernel time of the processes; the kernel charges packet processing to whoever runs at that moment. First byte: from just before
 the fault until a client has the first answer of the backup, where the server held requests of 50 clients that fell due
 meanwhile (BLPOP; it looks every 2 ms) and none asked anew. Speaking: requests that were meant to be sent between the fault and
-that moment and waited 1 ms or longer. Memory: resident, of the host that takes more.";
+that moment and waited 1 ms or longer; beyond the outage: less the time to the first byte. Memory: resident, of the host that takes more.";
 
 fn patched(ft: &Ft) -> io::Result<Vec<f64>> {
     let program = std::env::current_exe()?.with_file_name(PATCHED_CALL);
@@ -219,26 +261,27 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn fault(&mut self, round: u32, kind: &'static str) -> io::Result<()> {
-        let what = format!("fault {} of {}, {kind:<11}", round + 1, self.asked.fault_rounds);
-        let seen = self.take_over(kind);
+    fn fault(&mut self, round: u32, loss: Loss) -> io::Result<()> {
+        let what = format!("fault {} of {}, {:<14}", round + 1, self.asked.fault_rounds, loss.name);
+        let seen = self.take_over(loss);
         self.ft.stop.check()?;
         match seen {
             Err(e) => self.fail(&what, &e.to_string()),
-            Ok((first_ms, spoke_ms)) => {
-                self.say(&format!("{what} first byte {first_ms:>6.1} ms"));
-                self.first_bytes.entry(kind).or_default().push(first_ms);
-                self.spoke.entry(kind).or_default().extend(spoke_ms);
+            Ok(t) => {
+                let most = t.spoke.iter().copied().fold(0.0, f64::max);
+                self.say(&format!("{what} first byte {:>6.1} ms  speaking {most:>6.1} ms", t.first));
+                self.taken_over.entry(loss.name).or_default().push(t);
             }
         }
         Ok(())
     }
 
     /// A fresh pair's primary is lost: the time to the first byte of the backup, and what those waited who spoke meanwhile.
-    fn take_over(&self, kind: &str) -> io::Result<(f64, Vec<f64>)> {
-        let running = Running::start_with(System::Protected, self.ft, &HZ)?;
+    fn take_over(&self, loss: Loss) -> io::Result<TakenOver> {
+        let config = if loss.tapped { TAPPED } else { "" };
+        let running = Running::start_with(System::Protected, self.ft, config, &HZ)?;
         let times = (FAULT_WARM_UP, FAULT_AFTER, FAULT_WINDOW);
-        let (fault, reports) = running.measure_fault(&[WAITING, SPEAKING], kind, times)?;
+        let (fault, reports) = running.measure_fault(&[WAITING, SPEAKING], loss.fault, times)?;
         let serves = running.rig().host(BACKUP)?;
         let bad = reports.iter().find(|r| is_bad(r) || r.unanswered > 0);
         if let (Some(_), _) | (_, false) = (bad, serves.is_primary()) {
@@ -255,12 +298,12 @@ impl Run<'_> {
             .ok_or_else(|| io::Error::other("clients were answered while nobody could have answered"))?;
         let meanwhile = |s: &Span| (fault_us..first.at_us).contains(&s.begin);
         let spoke = spans(speaking, |o| &o.waits).into_iter().filter(meanwhile).map(|s| s.length() as f64 / 1e3);
-        Ok(((first.at_us - fault_us) as f64 / 1e3, spoke.collect()))
+        Ok(TakenOver { first: (first.at_us - fault_us) as f64 / 1e3, spoke: spoke.collect() })
     }
 
     /// Of both hosts with 50 connections that write, and with many idle ones beside them.
     fn memory(&mut self) -> io::Result<[[Memory; 2]; 2]> {
-        let rig = Rig::up(self.ft, &[], &redis(&IN_MEMORY), Words::Kept)?;
+        let rig = Rig::up(self.ft, &[], "", &redis(&IN_MEMORY), Words::Kept)?;
         let measure = |idle: u32| {
             let load = Load {
                 seconds: (MEMORY_AFTER * 2).as_secs_f64(),
@@ -366,22 +409,28 @@ impl Run<'_> {
     fn fault_lines(&self) -> Vec<Line> {
         let mut lines = Vec::new();
         let silence = Limits::default().silence_ms_max as f64;
-        let first = |kind: &str| self.first_bytes.get(kind).map_or(&[][..], Vec::as_slice);
-        for kind in KILLED {
+        let all = |l: &Loss| self.taken_over.get(l.name).map_or(&[][..], Vec::as_slice);
+        let first = |l: &Loss| all(l).iter().map(|t| t.first).collect::<Vec<_>>();
+        for loss in KILLED {
             let p50 = Demand::AtMost { bar: 20.0, goal: Some(5.0) };
             let p99 = Demand::AtMost { bar: 100.0, goal: Some(20.0) };
-            lines.push(Line::median(format!("{kind} to first byte, p50"), "ms", p50, first(kind)));
-            lines.push(Line::quantile(format!("{kind} to first byte, p99"), "ms", p99, 0.99, first(kind)));
+            lines.push(Line::median(format!("{} to first byte, p50", loss.name), "ms", p50, &first(&loss)));
+            lines.push(Line::quantile(format!("{} to first byte, p99", loss.name), "ms", p99, 0.99, &first(&loss)));
         }
-        for kind in SILENT {
+        for loss in SILENT {
             let p50 = Demand::AtMost { bar: silence + 60.0, goal: Some(silence + 10.0) };
-            lines.push(Line::median(format!("{kind} to first byte, p50"), "ms", p50, first(kind)));
+            lines.push(Line::median(format!("{} to first byte, p50", loss.name), "ms", p50, &first(&loss)));
         }
-        for (what, kinds, bar) in [("killed", KILLED, 450.0), ("silent", SILENT, 700.0)] {
-            let all: Vec<f64> = kinds.iter().filter_map(|k| self.spoke.get(k)).flatten().copied().collect();
+        for (what, losses, bar) in [("killed", KILLED, 450.0), ("silent", SILENT, 700.0)] {
+            let spoke: Vec<f64> = losses.iter().flat_map(all).flat_map(|t| t.spoke.iter().copied()).collect();
             let what = format!("speaking during the outage, {what}, p99");
-            let line = Line::quantile(what, "ms", Demand::at_most(bar), 0.99, &all);
+            let line = Line::quantile(what, "ms", Demand::at_most(bar), 0.99, &spoke);
             lines.push(line.noted("without the tap"));
+        }
+        for loss in TAPPED_LOSSES {
+            let over = all(&loss).iter().flat_map(|t| t.spoke.iter().map(|s| s - t.first));
+            let what = format!("speaking beyond the outage, {}, p99", loss.name);
+            lines.push(Line::quantile(what, "ms", Demand::at_most(10.0), 0.99, &over.collect::<Vec<_>>()));
         }
         lines
     }
