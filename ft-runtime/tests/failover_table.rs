@@ -250,8 +250,7 @@ fn states() -> Vec<(&'static str, Kind, Make)> {
         }),
         of("Removing, its service network in doubt too", Kind::Removing, || {
             paired(VOTES).feed_all(&[
-                Event::ServiceNet(ServiceNet::Sound),
-                Event::ServiceNet(ServiceNet::Unsure),
+                Event::ServiceNet(ServiceNet::Doubtful),
                 Event::LinkDown(LinkEnd::Lost),
             ])
         }),
@@ -352,6 +351,7 @@ fn events() -> Vec<(&'static str, Happen)> {
         at("Arbiter: an older request", Event::Arbiter { request: RequestId(0), answer: Answer::TimedOut }),
         at("ServiceNet Lost", Event::ServiceNet(ServiceNet::Lost)),
         at("ServiceNet Unsure", Event::ServiceNet(ServiceNet::Unsure)),
+        at("ServiceNet Doubtful", Event::ServiceNet(ServiceNet::Doubtful)),
         at("ServiceNet Sound", Event::ServiceNet(ServiceNet::Sound)),
         at("Thawed", Event::Thawed),
         at("Diverged, primary's fault", Event::Diverged(Blame::Primary)),

@@ -65,8 +65,10 @@ pub enum LinkEnd {
 pub enum ServiceNet {
     /// Others there are reached, and have been for long enough to rely on it.
     Sound,
-    /// Too little is known, for or against it.
+    /// Nobody there has been reached yet, or not for long enough.
     Unsure,
+    /// Others there were reached, and are not at the moment, or only again for a short while.
+    Doubtful,
     /// Nobody there has been reached for long enough to act on it.
     Lost,
 }

@@ -152,7 +152,8 @@ impl Serving {
                 Self::alone(cx, self.live, alone, why)
             }
             Mode::Adding | Mode::Paired => {
-                let defers = peer == Peer::MayResume && cx.service_in_doubt;
+                let in_doubt = matches!(cx.service, ServiceNet::Doubtful | ServiceNet::Lost);
+                let defers = peer == Peer::MayResume && in_doubt;
                 let manners = if defers { Manners::Deferring } else { Manners::AtOnce };
                 Holding::begin(cx, self.live, why, peer, manners)
             }

@@ -87,8 +87,6 @@ pub(super) struct Context {
     pub book: Book,
     pub link: Link,
     pub service: ServiceNet,
-    /// The service network was sound, and is not any more.
-    pub service_in_doubt: bool,
     nonce: u64,
     said: Option<Hello>,
     timers: Vec<Timer>,
@@ -218,7 +216,6 @@ impl Machine {
             book: Book::default(),
             link: Link::Down,
             service: ServiceNet::Unsure,
-            service_in_doubt: false,
             nonce: 0,
             said: None,
             timers: Vec::new(),
@@ -286,7 +283,6 @@ fn prelude(state: State, cx: &mut Context, event: Event) -> State {
         }
         Event::ServiceNet(net) => {
             let before = std::mem::replace(&mut cx.service, net);
-            cx.service_in_doubt = net != ServiceNet::Sound && (cx.service_in_doubt || before != ServiceNet::Unsure);
             match (before, net) {
                 (ServiceNet::Lost, ServiceNet::Lost) => {}
                 (_, ServiceNet::Lost) => cx.report(Report::ServiceNetLost),

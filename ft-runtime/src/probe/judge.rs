@@ -31,13 +31,15 @@ pub struct Judge {
     proven: bool,
     missed: u32,
     works_since: Option<Instant>,
+    /// It has worked, and has failed to since it was last sound.
+    in_doubt: bool,
     says: ServiceNet,
 }
 
 impl Judge {
     /// Without targets the carrier is all the evidence there is.
     pub fn new(has_targets: bool) -> Self {
-        Self { has_targets, proven: false, missed: 0, works_since: None, says: ServiceNet::Unsure }
+        Self { has_targets, proven: false, missed: 0, works_since: None, in_doubt: false, says: ServiceNet::Unsure }
     }
 
     /// How often to look, so that a loss is found within `loss`: a probe's answer is seen at the next look.
@@ -58,15 +60,17 @@ impl Judge {
         } else {
             self.missed = self.missed.saturating_add(1);
             if !seen.carrier || self.missed > LOOKS_MISSED_MAX {
-                self.works_since = None;
+                self.in_doubt |= self.works_since.take().is_some();
             }
         }
         let is_lost = self.missed >= LOOKS_LOST && (!seen.carrier || self.proven);
         let says = match self.works_since {
             _ if is_lost => ServiceNet::Lost,
             Some(since) if now.saturating_duration_since(since) >= SOUND_AFTER => ServiceNet::Sound,
+            _ if self.in_doubt => ServiceNet::Doubtful,
             _ => ServiceNet::Unsure,
         };
+        self.in_doubt &= says != ServiceNet::Sound;
         (std::mem::replace(&mut self.says, says) != says).then_some(says)
     }
 }
@@ -109,16 +113,24 @@ mod tests {
     fn a_loss_takes_several_looks_and_one_miss_is_none() {
         let (mut j, mut at) = sound();
         assert_eq!(judged(&mut j, &mut at, &[(SILENCE, 1), (ANSWER, 1), (SILENCE, 1), (ANSWER, 1)]), []);
-        assert_eq!(judged(&mut j, &mut at, &[(SILENCE, 4)]), [ServiceNet::Unsure, ServiceNet::Lost]);
+        assert_eq!(judged(&mut j, &mut at, &[(SILENCE, 4)]), [ServiceNet::Doubtful, ServiceNet::Lost]);
         assert_eq!(judged(&mut j, &mut at, &[(SILENCE, 100)]), []);
-        assert_eq!(judged(&mut j, &mut at, &[(ANSWER, 11)]), [ServiceNet::Unsure, ServiceNet::Sound]);
+        assert_eq!(judged(&mut j, &mut at, &[(ANSWER, 11)]), [ServiceNet::Doubtful, ServiceNet::Sound]);
     }
 
     #[test]
     fn without_a_carrier_it_is_not_relied_on_at_once_and_lost_soon() {
         let (mut j, mut at) = sound();
-        assert_eq!(judged(&mut j, &mut at, &[(UNPLUGGED, 1)]), [ServiceNet::Unsure]);
+        assert_eq!(judged(&mut j, &mut at, &[(UNPLUGGED, 1)]), [ServiceNet::Doubtful]);
         assert_eq!(judged(&mut j, &mut at, &[(UNPLUGGED, 3)]), [ServiceNet::Lost]);
+    }
+
+    #[test]
+    fn what_worked_for_a_moment_and_does_not_any_more_is_in_doubt() {
+        let (mut j, mut at) = (Judge::new(true), Instant::now());
+        assert_eq!(judged(&mut j, &mut at, &[(SILENCE, 1), (ANSWER, 1), (UNPLUGGED, 1)]), [ServiceNet::Doubtful]);
+        assert_eq!(judged(&mut j, &mut at, &[(UNPLUGGED, 2)]), []);
+        assert_eq!(judged(&mut j, &mut at, &[(ANSWER, 11)]), [ServiceNet::Sound]);
     }
 
     #[test]
@@ -155,7 +167,7 @@ mod tests {
     fn without_targets_the_carrier_decides() {
         let (mut j, mut at) = (Judge::new(false), Instant::now());
         assert_eq!(judged(&mut j, &mut at, &[(SILENCE, 11)]), [ServiceNet::Sound]);
-        assert_eq!(judged(&mut j, &mut at, &[(UNPLUGGED, 4)]), [ServiceNet::Unsure, ServiceNet::Lost]);
-        assert_eq!(judged(&mut j, &mut at, &[(SILENCE, 1)]), [ServiceNet::Unsure]);
+        assert_eq!(judged(&mut j, &mut at, &[(UNPLUGGED, 4)]), [ServiceNet::Doubtful, ServiceNet::Lost]);
+        assert_eq!(judged(&mut j, &mut at, &[(SILENCE, 1)]), [ServiceNet::Doubtful]);
     }
 }

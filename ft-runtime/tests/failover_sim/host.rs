@@ -2,7 +2,7 @@
 
 use super::checker::{Truth, Violation};
 use super::rng::Rng;
-use super::world::{Entry, Input, LINK_IDLE_MS, MS, Micros, Op, SOUND_AFTER_MS, Wire, Without, World, show, timing};
+use super::world::{Entry, Input, LINK_IDLE_MS, LOST_AFTER_MS, MS, Micros, Op, SOUND_AFTER_MS, Wire, Without, World, show, timing};
 use ft_log::ids::LogIndex;
 use ft_runtime::failover::Message;
 use ft_runtime::failover::action::{Acks, Action, Lease, Output};
@@ -523,11 +523,16 @@ impl World {
             Input::ProbeService => {
                 let net = match self.is_cut_off(host) {
                     true if self.without(Without::Probes) => return Ok(()),
+                    // It must be missed for a while.
+                    true if self.rng.one_in(3) => {
+                        self.later(host, LOST_AFTER_MS * MS, Input::ProbeService);
+                        ServiceNet::Doubtful
+                    }
                     true => ServiceNet::Lost,
                     // It must have worked for a while.
                     false if self.rng.one_in(2) => {
                         self.later(host, SOUND_AFTER_MS * MS, Input::ProbeService);
-                        ServiceNet::Unsure
+                        ServiceNet::Doubtful
                     }
                     false => ServiceNet::Sound,
                 };

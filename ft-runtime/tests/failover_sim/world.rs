@@ -46,6 +46,8 @@ pub const ARBITER_TIMEOUT_MS: u64 = 100;
 pub const LINK_IDLE_MS: u64 = 500;
 /// How long a service network must have worked to be relied on.
 pub const SOUND_AFTER_MS: u64 = 100;
+/// How long one that is in doubt must be missed to be lost.
+pub const LOST_AFTER_MS: u64 = 80;
 /// Takeovers after the last repair, for whatever was under way. More is flapping.
 const TAKEOVERS_AFTER_MAX: u64 = 3;
 
