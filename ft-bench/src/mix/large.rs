@@ -57,7 +57,7 @@ fn slow_get(s: &mut Session, key: &str) -> Result<Reply, String> {
     let fail = |e: std::io::Error| format!("as a slow reader: {e}");
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(fail)?;
     socket.set_recv_buffer_size(SLOW_WINDOW_BYTES).map_err(fail)?;
-    socket.connect(&s.shared.address.into()).map_err(fail)?;
+    super::with_a_port(|| socket.connect(&s.shared.address.into())).map_err(fail)?;
     let stream: std::net::TcpStream = socket.into();
     stream.set_read_timeout(Some(crate::resp::PATIENCE)).map_err(fail)?;
     let mut c = Client::on(stream);

@@ -191,6 +191,17 @@ impl Load {
     }
 }
 
+/// Where all ports of this machine rest after their connections (TIME_WAIT), one becomes free first.
+fn with_a_port<T>(mut connect: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let end = Instant::now() + PORTS_REST;
+    loop {
+        match connect() {
+            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < end => std::thread::sleep(PORT_POLL),
+            other => return other,
+        }
+    }
+}
+
 /// One client's thread.
 pub struct Session {
     pub shared: Arc<Shared>,
@@ -225,17 +236,8 @@ impl Session {
         self.shared.stop.load(Ordering::Relaxed) || Instant::now() >= self.shared.end
     }
 
-    /// Where all ports of this machine rest after their connections (TIME_WAIT), one becomes free first.
     pub fn connect(&self) -> Result<Client, String> {
-        let end = Instant::now() + PORTS_REST;
-        loop {
-            match Client::connect(self.shared.address) {
-                Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < end => {
-                    std::thread::sleep(PORT_POLL);
-                }
-                other => return other.map_err(|e| format!("connecting: {e}")),
-            }
-        }
+        with_a_port(|| Client::connect(self.shared.address)).map_err(|e| format!("connecting: {e}"))
     }
 
     pub fn count(&mut self, requests: u64) {
