@@ -137,6 +137,9 @@ pub enum Act<'a> {
     Note { text: &'a [u8] },
     /// Everything the log had was applied and the domain now makes its own log.
     Live { point: InputPoint },
+    /// A copy of the process as it is at the start of this point, for the engine to read and to end; process 0: there is
+    /// none, for lack of memory or processes.
+    Copied { point: InputPoint, host_pid: u32 },
 }
 
 /// What travels from guest to engine.
@@ -188,6 +191,7 @@ mod tag {
     pub const LIVE: u8 = 79;
     pub const READS_PIPE: u8 = 80;
     pub const BIND: u8 = 81;
+    pub const COPIED: u8 = 82;
 }
 
 impl<'a> Event<'a> {
@@ -441,6 +445,11 @@ impl<'a> Act<'a> {
                 w.u8(tag::LIVE);
                 w.uint(point.0);
             }
+            Act::Copied { point, host_pid } => {
+                w.u8(tag::COPIED);
+                w.uint(point.0);
+                w.uint(host_pid.into());
+            }
         }
         &[]
     }
@@ -484,6 +493,7 @@ impl<'a> Act<'a> {
             }
             tag::NOTE => Act::Note { text: r.rest() },
             tag::LIVE => Act::Live { point: InputPoint(r.uint()?) },
+            tag::COPIED => Act::Copied { point: InputPoint(r.uint()?), host_pid: r.u32()? },
             t => return Err(DecodeError::Unknown(t)),
         })
     }

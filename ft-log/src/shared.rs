@@ -19,7 +19,7 @@ pub const SHIM_REGION: core::ops::Range<u64> = SHIM_BASE..0x2100_0000_0000;
 
 /// "ftshared" in little endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ftshared");
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The service and its fork children that run at the same time.
 pub const DOMAINS_MAX: usize = 16;
@@ -52,6 +52,18 @@ pub mod flag {
     pub const CENSUS: u64 = 2;
     /// Hash memory in slices, one at a time: what a check costs is bounded, whatever the guest's size.
     pub const MEMORY_SLICES: u64 = 4;
+}
+
+/// How far a copy of the service's first process is. Engine and guest take turns.
+pub mod copy {
+    /// Nobody wants one.
+    pub const NONE: u32 = 0;
+    /// The engine wants one, at the next input point where the domain idles and has no fork child.
+    pub const WANTED: u32 = 1;
+    /// The guest has made it, and the engine reads it.
+    pub const MADE: u32 = 2;
+    /// The engine has ended it, and the guest may reap it.
+    pub const READ: u32 = 3;
 }
 
 /// Initial mappings of the program, as the kernel made them at exec.
@@ -87,6 +99,8 @@ pub struct Header {
     pub flags: AtomicU64,
     /// Every so many input points at which the domain idles its memory, or a slice of it, is hashed; 0: never.
     pub memory_every: AtomicU64,
+    /// One of [`copy`].
+    pub copy: AtomicU32,
     /// 1: the engine sleeps on the doorbell and wants a write to it.
     pub engine_waits: Line<AtomicU32>,
     /// The guest's own first process id, as it sees itself.

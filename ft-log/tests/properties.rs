@@ -29,7 +29,7 @@ struct Recipe {
 
 const EVENTS: usize = 10;
 const ENTRIES: usize = EVENTS + 6;
-const ACTS: usize = 18;
+const ACTS: usize = 19;
 
 impl Recipe {
     fn entry(&self) -> Entry<'_> {
@@ -104,6 +104,7 @@ impl Recipe {
                 v6only: self.flag,
                 freebind: self.b & 1 != 0,
             },
+            17 => Act::Copied { point: InputPoint(self.c), host_pid: self.b },
             _ => Act::Live { point: InputPoint(self.c) },
         }
     }

@@ -16,6 +16,7 @@ pub mod probe;
 pub mod record;
 pub mod replay;
 pub mod rig;
+pub mod snapshot;
 pub mod start;
 pub mod takeover;
 pub mod tap;

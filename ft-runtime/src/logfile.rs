@@ -105,7 +105,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn unhex(s: &str) -> Option<Vec<u8>> {
+pub(crate) fn unhex(s: &str) -> Option<Vec<u8>> {
     let s = s.as_bytes();
     if !s.len().is_multiple_of(2) {
         return None;
@@ -669,6 +669,17 @@ impl Cursors {
             return Ok(Some(body));
         }
         Ok(None)
+    }
+
+    /// What the others said before this domain's last entry is left out.
+    pub fn skip_others_to(&mut self, domain: DomainId) {
+        let k = usize::from(domain.0);
+        let (at, index) = (self.domains[k].chunks.at, self.domains[k].index);
+        for other in (0..DOMAINS_MAX).filter(|d| *d != k) {
+            let c = &mut self.domains[other];
+            (c.chunks.at, c.index) = (at, index);
+            c.buffered.clear();
+        }
     }
 
     /// Puts an entry back in front.

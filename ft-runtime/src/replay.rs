@@ -3,11 +3,13 @@
 use crate::archive;
 use crate::engine::backup::describe_status;
 use crate::engine::feed::Feed;
-use crate::engine::{Ended, Outcome};
+use crate::engine::{Ended, EngineError, Outcome};
 use crate::logfile::{End, Header, Recording};
 use crate::overlay::PrivateRoot;
 use crate::record::sha256;
+use crate::snapshot::file::SnapshotReader;
 use crate::start::{EXIT_FT, Error, Show, Surroundings, exit_code, io_error, prepare_process, run_backup};
+use ft_log::ids::InputPoint;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -24,6 +26,8 @@ const READERS_MAX: Duration = Duration::from_secs(5);
 pub struct Replay {
     pub recording: PathBuf,
     pub keep: bool,
+    /// Go on from this snapshot, of the same recording, instead of the start.
+    pub from: Option<PathBuf>,
     /// Only so many entries; then the guest goes live.
     pub live_after: Option<u64>,
     pub show: Show,
@@ -99,11 +103,16 @@ impl Replay {
         if let Some(n) = self.live_after {
             cursors.limit(n);
         }
-        let feed = Feed::new(cursors);
+        let mut feed = Feed::new(cursors);
+        let snapshot = self.from.as_deref().map(SnapshotReader::open).transpose()?;
+        if let Some(s) = &snapshot {
+            feed.skip_to(InputPoint(s.head.point)).map_err(EngineError::from)?;
+        }
         let result = run_backup(&surroundings, feed, &self.show, signals, self.live_after.is_some(), |spec| {
             spec.stdout = Some(out_end);
             spec.stderr = Some(err_end);
             spec.pre_exec = Some(enter);
+            spec.snapshot = snapshot;
         });
         let seconds = start.elapsed().as_secs_f64();
         // The guest and with it the writing ends are gone.

@@ -6,6 +6,7 @@ use crate::engine::{Ended, Engine, EngineError, Outcome, Setup, sys};
 use crate::guest::{Guest, LaunchError, LaunchSpec, ShimImage, ShimImageError, launch};
 use crate::logfile::LogFileError;
 use crate::overlay::OverlayError;
+use crate::snapshot::taker::Taker;
 use ft_log::shared::{Segment, flag, role};
 use nix::unistd::Pid;
 use std::ffi::{OsStr, OsString};
@@ -125,6 +126,7 @@ impl Surroundings {
             stdout: None,
             stderr: None,
             pre_exec: None,
+            snapshot: None,
             adoptee: None,
         }
     }
@@ -188,6 +190,7 @@ pub(crate) fn setup(guest: Guest, signals: OwnedFd, trace: Option<Trace>) -> Res
         process: Box::new(guest),
         signals: Some(signals),
         trace,
+        snapshots: None,
     })
 }
 
@@ -199,6 +202,7 @@ pub fn run_primary(
     signals: OwnedFd,
     adapt: impl FnOnce(&mut LaunchSpec),
     started: impl FnOnce(Pid),
+    snapshots: Option<Taker>,
 ) -> Result<Outcome, Error> {
     let trace = show.open_trace()?;
     let mut spec = s.spec(role::PRIMARY, show.flags());
@@ -206,7 +210,8 @@ pub fn run_primary(
     let guest = launch(&mut spec, &ShimImage::embedded()?)?;
     started(guest.pid);
     let segment = guest.segment;
-    let outcome = Engine::primary(setup(guest, signals, trace)?, log)?.run()?;
+    let setup = Setup { snapshots, ..setup(guest, signals, trace)? };
+    let outcome = Engine::primary(setup, log)?.run()?;
     if show.calls {
         print_census(&segment);
     }

@@ -73,6 +73,7 @@ fn spec(program: impl Into<PathBuf>, args: &[&str]) -> LaunchSpec {
         seed: 11,
         at_random: AT_RANDOM,
         stdout: None,
+        snapshot: None,
         stderr: None,
         pre_exec: None,
         adoptee: None,

@@ -7,6 +7,7 @@
 
 use crate::channel::{self, Channel};
 use crate::kernel::Kernel;
+use crate::kernel::copy::Copied;
 use crate::raw::host_clock_ns;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -16,7 +17,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use ft_log::entry::{Act, Applied, ClockSample, Entry, Event, FromGuest, HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use ft_log::idle::{Claim, Waiting};
 use ft_log::ids::InputPoint;
-use ft_log::shared::flag;
+use ft_log::shared::{Header, flag};
 
 /// Signals that were sent to this process directly (bit n-1 = signal n), until an input point takes them.
 pub static DIRECT_SIGNALS: AtomicU64 = AtomicU64::new(0);
@@ -93,6 +94,11 @@ impl Inputs {
         }
     }
 
+    /// Those of a process made of a copy of this one, under another engine.
+    pub fn of_copy(&self) -> Self {
+        Self { point: self.point, logged: self.logged, idles: self.idles, ..Self::open(0) }
+    }
+
     /// Those of a fork child, which goes on with this one's role and clock.
     pub fn of_child(&self, domain: u16) -> Self {
         Self { mode: self.mode, ahead_ns: self.ahead_ns, ..Self::open(domain) }
@@ -126,6 +132,15 @@ impl Inputs {
 
     fn drop_head(&mut self) {
         self.channel.pop(&mut self.buffer);
+    }
+
+    /// Something that follows from no input: the log need not cover it.
+    pub fn tell(&mut self, a: Act) {
+        self.channel.send(&FromGuest::Act(a));
+    }
+
+    pub fn header(&self) -> &'static Header {
+        self.channel.segment().header()
     }
 
     fn send_entry(&mut self, e: Entry) {
@@ -199,6 +214,9 @@ impl Kernel {
     }
 
     fn primary_idle(&mut self) {
+        if self.copy_if_wanted() == Copied::IsCopy {
+            return self.follow(Place::Idle);
+        }
         if self.memory_is_due() {
             self.log_memory();
         }

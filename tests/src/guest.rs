@@ -3,6 +3,7 @@
 
 use crate::left_out::left_out;
 use crate::process::{Finished, Running};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::net::TcpListener;
@@ -19,6 +20,10 @@ const LIMIT_AFTER_FAILURE: Duration = Duration::from_millis(500);
 const REPLAYS: u32 = 2;
 /// A recording is cut at each of its entries, or at so many places spread over it.
 const CUTS_MAX: u64 = 16;
+/// Between snapshots, seconds: as often as they can be taken.
+const SNAPSHOT_EVERY: &str = "0.001";
+/// Of a recording's snapshots so many are gone on from.
+const SNAPSHOTS_MAX: u64 = 4;
 
 /// The programs, by name as in `guests/NAME.c`; those that need a client are called `net/NAME`.
 pub fn all() -> Vec<String> {
@@ -41,6 +46,15 @@ pub fn all() -> Vec<String> {
 /// Those that are run.
 pub fn run() -> Vec<String> {
     all().into_iter().filter(|n| left_out().all(|name| name != n)).collect()
+}
+
+/// Those that write no files: snapshots don't hold state directories.
+pub fn without_files() -> Vec<String> {
+    let writes = |name: &String| {
+        let source = sources().join(format!("{name}.c"));
+        fs::read_to_string(&source).unwrap_or_else(|e| panic!("{}: {e}", source.display())).contains("guest_dir.h")
+    };
+    run().into_iter().filter(|name| !writes(name)).collect()
 }
 
 fn sources() -> PathBuf {
@@ -114,6 +128,16 @@ impl Trial {
         self.keep_if_failed(Self::go_live_steps)
     }
 
+    /// The same from each of its snapshots on; how many there were.
+    pub fn go_on_from_snapshots(self) -> Result<u64, String> {
+        let mut found = 0;
+        self.keep_if_failed(|t| {
+            found = t.snapshot_steps()?;
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
     /// After a failure the directory stays, and the message says where it is.
     fn keep_if_failed(mut self, steps: impl FnOnce(&Self) -> Result<(), String>) -> Result<(), String> {
         steps(&self).map_err(|e| {
@@ -129,32 +153,53 @@ impl Trial {
             c
         })?;
         self.clear_state()?;
-        let recorded = self.record(&[])?;
+        let state = self.state();
+        let with_state = [OsStr::new("--state"), state.as_os_str()];
+        let recorded = self.record(&with_state)?;
         same("bare", &bare.stdout, "recorded", &recorded.stdout)?;
         for n in 1..=REPLAYS {
             let name = format!("replay-{n}");
-            let replayed = self.replay(&name, None)?;
+            let replayed = self.replay(&name, &[])?;
+            if replayed.memory_checks == 0 {
+                return Err(format!("{name} compared no memory"));
+            }
             same("recorded", &recorded.stdout, &name, &replayed.stdout)?;
         }
         Ok(())
     }
 
     fn go_live_steps(&self) -> Result<(), String> {
-        let recorded = self.record(&["--memory-slices"])?;
-        let whole = self.replay("replay", None)?;
+        let state = self.state();
+        let recorded = self.record(&[OsStr::new("--memory-slices"), OsStr::new("--state"), state.as_os_str()])?;
+        let whole = self.replay("replay", &[])?;
         for entries in cuts(whole.entries) {
             let name = format!("live-after-{entries}");
-            let live = self.replay(&name, Some(entries))?;
+            let live = self.replay(&name, &["--live-after".as_ref(), entries.to_string().as_ref()])?;
             same("recorded", &recorded.stdout, &name, &live.stdout)?;
         }
         Ok(())
     }
 
-    fn record(&self, options: &[&str]) -> Result<Finished, String> {
+    /// Snapshots don't hold state directories: the recording has none.
+    fn snapshot_steps(&self) -> Result<u64, String> {
+        let recorded = self.record(&["--snapshot-every".as_ref(), SNAPSHOT_EVERY.as_ref()])?;
+        let snapshots = snapshots(&self.recording())?;
+        let found = snapshots.len() as u64;
+        for (point, snapshot) in snapshots.iter().step_by(found.div_ceil(SNAPSHOTS_MAX).max(1) as usize) {
+            let name = format!("from-point-{point}");
+            let rest = self.replay(&name, &["--from".as_ref(), snapshot.as_os_str()])?;
+            if !recorded.stdout.ends_with(&rest.stdout) {
+                return Err(format!("{name}: it printed {:?}, which is no end of {:?}", rest.stdout, recorded.stdout));
+            }
+        }
+        Ok(found)
+    }
+
+
+    fn record(&self, options: &[&OsStr]) -> Result<Finished, String> {
         self.converse("recorded", |program, port| {
             let mut c = Command::new(&self.ft);
             c.args(["record", "--memory-every", &MEMORY_EVERY.to_string()]).args(options);
-            c.arg("--state").arg(self.state());
             c.arg("--output").arg(self.recording()).arg("--").arg(program).args(port);
             c
         })
@@ -210,15 +255,12 @@ impl Trial {
         }
     }
 
-    /// One replay to the guest's end; `live_after`: only so many entries of the recording.
-    fn replay(&self, name: &str, live_after: Option<u64>) -> Result<Replayed, String> {
+    /// One replay to the guest's end.
+    fn replay(&self, name: &str, options: &[&OsStr]) -> Result<Replayed, String> {
         let kept = self.dir.path().join(format!("{name}.kept"));
         fs::create_dir(&kept).map_err(|e| format!("{}: {e}", kept.display()))?;
         let mut c = Command::new(&self.ft);
-        c.args(["replay", "--keep"]).arg(self.recording()).env("TMPDIR", &kept);
-        if let Some(n) = live_after {
-            c.args(["--live-after", &n.to_string()]);
-        }
+        c.args(["replay", "--keep"]).args(options).arg(self.recording()).env("TMPDIR", &kept);
         let f = Running::start(c, name, self.dir.path())?.finish(LIMIT)?;
         let report: serde_json::Value =
             serde_json::from_str(f.stdout.trim()).map_err(|e| f.report(&format!("printed no report ({e})")))?;
@@ -226,9 +268,6 @@ impl Trial {
             return Err(f.report("did not do what was recorded"));
         }
         let number = |key: &str| report[key].as_u64().unwrap_or(0);
-        if live_after.is_none() && number("memory_checks") == 0 {
-            return Err(f.report("compared no memory"));
-        }
         let mut dirs = fs::read_dir(&kept).map_err(|e| format!("{}: {e}", kept.display()))?;
         let stdout = match (dirs.next(), dirs.next()) {
             (Some(Ok(d)), None) => {
@@ -240,7 +279,7 @@ impl Trial {
             _ => return Err(f.report("did not keep exactly one directory")),
         };
         fs::remove_dir_all(&kept).map_err(|e| format!("{}: {e}", kept.display()))?;
-        Ok(Replayed { stdout, entries: number("entries") })
+        Ok(Replayed { stdout, entries: number("entries"), memory_checks: number("memory_checks") })
     }
 }
 
@@ -248,6 +287,7 @@ impl Trial {
 struct Replayed {
     stdout: String,
     entries: u64,
+    memory_checks: u64,
 }
 
 /// Where to cut a recording of so many entries: from before the first to after the last.
@@ -256,6 +296,18 @@ pub fn cuts(entries: u64) -> Vec<u64> {
         return (0..=entries).collect();
     }
     (0..CUTS_MAX).map(|k| k * entries / (CUTS_MAX - 1)).collect()
+}
+
+/// A recording's snapshots, by the input point that they were taken at.
+pub fn snapshots(recording: &Path) -> Result<BTreeMap<u64, PathBuf>, String> {
+    let dir = recording.parent().ok_or("a recording lies somewhere")?;
+    let entries = fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let point = |p: PathBuf| {
+        let (name, point) = p.file_name()?.to_str()?.split_once(".snapshot.")?;
+        let is_its = recording.file_name()?.to_str()? == name;
+        Some((point.parse().ok().filter(|_| is_its)?, p))
+    };
+    Ok(entries.filter_map(|e| point(e.ok()?.path())).collect())
 }
 
 fn succeeded(f: Finished) -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! A redis-server that goes live in the middle of its recording: it has done exactly what it was told until then.
 
-use crate::guest::{cuts, free_port};
+use crate::guest::{cuts, free_port, snapshots};
 use crate::process::{Finished, Running};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(60);
 /// Between two attempts to reach a server that starts.
 const AGAIN: Duration = Duration::from_millis(5);
+/// Where snapshots are to be taken meanwhile.
+const BETWEEN_STEPS: Duration = Duration::from_millis(15);
 /// Requests of each kind in the recording.
 const STEPS: u32 = 60;
 
@@ -20,6 +22,18 @@ pub fn go_live(ft: &Path) -> Result<(), String> {
     let dir = tempfile::Builder::new().prefix("ft-redis-").tempdir().map_err(|e| format!("a directory: {e}"))?;
     let service = Service { ft, dir: dir.path(), recording: dir.path().join("recording"), port: free_port() };
     let result = service.steps();
+    if result.is_err() {
+        let kept = dir.keep();
+        return result.map_err(|e| format!("{e}\nfiles are in {}", kept.display()));
+    }
+    result
+}
+
+/// Records a server that takes snapshots of itself while it works, and replays it from each of them.
+pub fn go_on_from_snapshots(ft: &Path) -> Result<(), String> {
+    let dir = tempfile::Builder::new().prefix("ft-redis-").tempdir().map_err(|e| format!("a directory: {e}"))?;
+    let service = Service { ft, dir: dir.path(), recording: dir.path().join("recording"), port: free_port() };
+    let result = service.snapshot_steps();
     if result.is_err() {
         let kept = dir.keep();
         return result.map_err(|e| format!("{e}\nfiles are in {}", kept.display()));
@@ -38,25 +52,15 @@ impl Service<'_> {
     fn steps(&self) -> Result<(), String> {
         let state = self.dir.join("state");
         std::fs::create_dir(&state).map_err(|e| format!("{}: {e}", state.display()))?;
-        let mut c = Command::new(self.ft);
-        c.arg("record").arg("--state").arg(&state).arg("--output").arg(&self.recording);
-        c.args(["--", "redis-server", "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir"]).arg(&state);
-        c.args(["--port", &self.port.to_string()]);
-        let mut server = Running::start(c, "recorded", self.dir)?;
-        let mut client = self.reach(&mut server)?.ok_or("the recorded server ended by itself")?;
-        let talk = (1..=STEPS).try_for_each(|n| {
-            client.ask(&format!("SET key:{n} {n}"), "+OK")?;
-            client.ask("INCR count", &format!(":{n}"))
-        });
-        talk.and_then(|()| client.shut_down()).map_err(|e| format!("the recorded server: {e}"))?;
-        server.finish(LIMIT)?.success()?;
+        let state = state.to_str().ok_or("TMPDIR is no UTF-8")?;
+        self.record(&["--state", state], &["--appendonly", "yes", "--dir", state], Duration::ZERO, &|| Ok(true))?;
 
-        let whole = self.replay("replay", None)?.finish(LIMIT)?;
+        let whole = self.replay("replay", &[])?.finish(LIMIT)?;
         let entries = report(&whole)?["entries"].as_u64().unwrap_or(0);
         let (mut least, mut reached) = (0, 0);
         for entries in cuts(entries) {
             let name = format!("live-after-{entries}");
-            let mut live = self.replay(&name, Some(entries))?;
+            let mut live = self.replay(&name, &["--live-after", &entries.to_string()])?;
             if let Some(client) = self.reach(&mut live)? {
                 reached += 1;
                 least = had_come_to(client).map_err(|e| format!("{name}: {e}")).and_then(|n| {
@@ -75,12 +79,60 @@ impl Service<'_> {
         Ok(())
     }
 
-    fn replay(&self, name: &str, live_after: Option<u64>) -> Result<Running, String> {
-        let mut c = Command::new(self.ft);
-        c.arg("replay").arg(&self.recording).env("TMPDIR", self.dir);
-        if let Some(n) = live_after {
-            c.args(["--live-after", &n.to_string()]);
+    fn snapshot_steps(&self) -> Result<(), String> {
+        const SNAPSHOTS: usize = 4;
+        let are_there = || Ok(snapshots(&self.recording)?.len() >= SNAPSHOTS);
+        let options = ["--snapshot-every", "0.1", "--memory-every", "10"];
+        self.record(&options, &["--appendonly", "no"], BETWEEN_STEPS, &are_there)?;
+        let snapshots = snapshots(&self.recording)?;
+        for (point, path) in snapshots {
+            let name = format!("from-point-{point}");
+            let path = path.to_str().ok_or("TMPDIR is no UTF-8")?;
+            let f = self.replay(&name, &["--from", path])?.finish(LIMIT)?;
+            let r = report(&f)?;
+            if r["ok"] != true || r["exit_status"] != 0 || r["memory_checks"] == 0 {
+                return Err(f.report("did not do what was recorded"));
+            }
         }
+        Ok(())
+    }
+
+    /// A server that is told all the steps, more until there is `enough`, and then to end.
+    fn record(
+        &self,
+        options: &[&str],
+        of_redis: &[&str],
+        between: Duration,
+        enough: &dyn Fn() -> Result<bool, String>,
+    ) -> Result<(), String> {
+        let mut c = Command::new(self.ft);
+        c.arg("record").args(options).arg("--output").arg(&self.recording);
+        c.args(["--", "redis-server", "--bind", "127.0.0.1", "--save", ""]).args(of_redis);
+        c.args(["--port", &self.port.to_string()]);
+        let mut server = Running::start(c, "recorded", self.dir)?;
+        let mut client = self.reach(&mut server)?.ok_or("the recorded server ended by itself")?;
+        let begin = Instant::now();
+        let mut talk = || {
+            for n in 1.. {
+                if n > STEPS && enough()? {
+                    break;
+                }
+                if begin.elapsed() > LIMIT {
+                    return Err(format!("{n} steps were not enough"));
+                }
+                std::thread::sleep(between);
+                client.ask(&format!("SET key:{n} {n}"), "+OK")?;
+                client.ask("INCR count", &format!(":{n}"))?;
+            }
+            client.shut_down()
+        };
+        talk().map_err(|e| format!("the recorded server: {e}"))?;
+        server.finish(LIMIT)?.success().map(drop)
+    }
+
+    fn replay(&self, name: &str, options: &[&str]) -> Result<Running, String> {
+        let mut c = Command::new(self.ft);
+        c.arg("replay").args(options).arg(&self.recording).env("TMPDIR", self.dir);
         Running::start(c, name, self.dir)
     }
 

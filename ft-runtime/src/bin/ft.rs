@@ -15,6 +15,7 @@ use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::exit;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 /// Keeps an unmodified server alive through the loss of its machine.
@@ -80,12 +81,19 @@ struct RecordArgs {
     /// Hash 64 pages of it each time, not all: for servers with much memory.
     #[arg(long)]
     memory_slices: bool,
+    /// Beside the recording, write a snapshot of the server every so often (FILE.snapshot.POINT), from which it can be
+    /// replayed too.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    snapshot_every: Option<Duration>,
     #[command(flatten)]
     guest: Guest,
 }
 
 #[derive(Args)]
 struct ReplayArgs {
+    /// Go on from this snapshot of the same recording, instead of the start.
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "live_after")]
+    from: Option<PathBuf>,
     /// Follow only the first N entries of the log, then go live and make an own log
     #[arg(long, value_name = "N")]
     live_after: Option<u64>,
@@ -97,6 +105,12 @@ struct ReplayArgs {
     /// Keep the private copy of what was changed, and the server's output.
     #[arg(long)]
     keep: bool,
+}
+
+/// A time that is not zero.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let time = text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    time.filter(|t| !t.is_zero()).ok_or_else(|| "not a number of seconds above 0".into())
 }
 
 #[derive(Args)]
@@ -174,6 +188,7 @@ fn run(cli: Cli) -> Result<i32, Error> {
             state_dirs: r.state,
             memory_every: r.memory_every,
             memory_slices: r.memory_slices,
+            snapshot_every: r.snapshot_every,
             server: r.guest.server(),
             show: Show { trace: r.guest.trace, calls: false },
         }
@@ -181,7 +196,7 @@ fn run(cli: Cli) -> Result<i32, Error> {
         Command::Rig(r) => Ok(r.run()?),
         Command::Replay(r) => {
             let replay =
-                Replay { recording: r.recording, keep: r.keep, live_after: r.live_after, show: Show { trace: r.trace, calls: false } };
+                Replay { recording: r.recording, from: r.from, keep: r.keep, live_after: r.live_after, show: Show { trace: r.trace, calls: false } };
             let report = replay.run()?;
             let line = serde_json::to_string(&report).expect("a report is plain numbers and text");
             // A reader that went away is no fault of the replay.

@@ -177,6 +177,9 @@ impl<S: Source> Backup<S> {
                 self.unlogged.kill(domain, signo);
                 Ok(())
             }
+            Across::Copied { .. } => {
+                Err(EngineError::Guest(format!("domain {d} was copied while it follows a log")))
+            }
             Across::Diverged(text) => {
                 self.end(Ended::Diverged(format!("domain {d}: {text}")));
                 Ok(())

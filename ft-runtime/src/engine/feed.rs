@@ -6,8 +6,8 @@
 
 use crate::logfile::{Cursors, LogFileError};
 use ft_log::codec::DecodeError;
-use ft_log::entry::{DIGEST_FORCED, Entry, Event};
-use ft_log::ids::{DomainId, PipeId};
+use ft_log::entry::{Applied, DIGEST_FORCED, Entry, Event};
+use ft_log::ids::{DomainId, InputPoint, PipeId};
 use ft_log::shared::DOMAINS_MAX;
 use std::collections::{HashMap, VecDeque};
 
@@ -40,6 +40,8 @@ pub enum FeedError {
     Pending { domain: DomainId },
     #[error("the log holds an entry that is never stored (domain {domain})")]
     Unstorable { domain: DomainId },
+    #[error("the log ends before input point {point}, from which the guest is to go on: is the snapshot another recording's?")]
+    Short { point: InputPoint },
 }
 
 /// What other domains of the service must have done here before a group may be given.
@@ -87,6 +89,44 @@ pub struct Feed<S> {
     source: S,
     lanes: [Lane; DOMAINS_MAX],
     pub stats: FeedStats,
+}
+
+/// The input point that an entry of a log belongs to, where it has one.
+fn point_of(e: &Entry) -> Option<InputPoint> {
+    match *e {
+        Entry::Applied(Applied { point, .. }) | Entry::Passed { point } | Entry::Memory { point, .. } => Some(point),
+        _ => None,
+    }
+}
+
+impl Feed<Cursors> {
+    /// For a guest that goes on at the start of this point, at which the service has no fork child: leaves out what was done
+    /// before. Events that were logged before and not applied are still to come.
+    pub fn skip_to(&mut self, point: InputPoint) -> Result<(), FeedError> {
+        const SERVICE: DomainId = DomainId(0);
+        let lane = &mut self.lanes[usize::from(SERVICE.0)];
+        while let Some(frame) = self.source.next(SERVICE)? {
+            let entry = Entry::decode(&frame).map_err(|source| FeedError::Decode { domain: SERVICE, source })?;
+            if point_of(&entry).is_some_and(|p| p >= point) {
+                self.source.unread(SERVICE, frame);
+                self.source.skip_others_to(SERVICE);
+                return Ok(());
+            }
+            match entry {
+                Entry::Event(_) => {
+                    lane.pending_bytes += frame.len();
+                    lane.pending.push_back(frame);
+                }
+                Entry::Applied(a) => {
+                    let n = (a.events as usize).min(lane.pending.len());
+                    lane.pending_bytes -= lane.pending.drain(..n).map(|e| e.len()).sum::<usize>();
+                }
+                Entry::Exit { .. } => break,
+                _ => {}
+            }
+        }
+        Err(FeedError::Short { point })
+    }
 }
 
 impl<S: Source> Feed<S> {

@@ -17,6 +17,7 @@ pub mod unlogged;
 
 use crate::front::{Front, Token};
 use crate::logfile::LogFileError;
+use crate::snapshot::taker::Taker;
 use backup::Backup;
 use domain::Domain;
 use feed::{Feed, FeedError, Source};
@@ -98,6 +99,8 @@ pub struct Setup {
     /// Signals that `ft` got, one byte each.
     pub signals: Option<OwnedFd>,
     pub trace: Option<Trace>,
+    /// Of a guest that makes its log.
+    pub snapshots: Option<Taker>,
 }
 
 /// How a run ended.
@@ -147,6 +150,7 @@ pub(crate) struct Core {
     signals: Option<OwnedFd>,
     domains: [Option<Domain>; DOMAINS_MAX],
     trace: Option<Trace>,
+    snapshots: Option<Taker>,
     domains_seen: u64,
     refused: Vec<String>,
 }
@@ -158,6 +162,7 @@ enum Across {
     PipeEnd { pipe: PipeId },
     PipeReader { pipe: PipeId },
     Kill { domain: DomainId, signo: u8 },
+    Copied { point: u64, host_pid: u32 },
     Diverged(String),
 }
 
@@ -183,6 +188,7 @@ impl Core {
             signals: setup.signals,
             domains: Default::default(),
             trace: setup.trace,
+            snapshots: setup.snapshots,
             domains_seen: 0,
             refused: Vec::new(),
         };
@@ -329,6 +335,7 @@ fn across(act: Act) -> Option<Across> {
         Act::PipeEnd { pipe } => Across::PipeEnd { pipe },
         Act::PipeReader { pipe } => Across::PipeReader { pipe },
         Act::Kill { domain, signo } => Across::Kill { domain, signo },
+        Act::Copied { point, host_pid } => Across::Copied { point: point.0, host_pid },
         Act::Diverged { text } => Across::Diverged(String::from_utf8_lossy(text).into_owned()),
         _ => return None,
     })
@@ -431,6 +438,9 @@ impl Engine {
                 more = true;
                 self.go_live()?;
             }
+            if let Some(s) = &mut self.core.snapshots {
+                s.turn(&self.core.segment, now);
+            }
             let backlog = self.core.flush()?;
             if let Some(ended) = self.part.ended(&self.core, now)? {
                 return Ok(ended);
@@ -477,7 +487,8 @@ impl Engine {
             }
             if empty {
                 timeout = if backlog { BACKLOG_POLL } else { SLEEP_MAX };
-                if let Some(at) = self.part.deadline() {
+                let snapshot = self.core.snapshots.as_ref().map(Taker::deadline);
+                if let Some(at) = [self.part.deadline(), snapshot].into_iter().flatten().min() {
                     timeout = timeout.min(at.saturating_duration_since(Instant::now()));
                 }
             }

@@ -266,6 +266,13 @@ impl Primary {
                 sharers.try_for_each(|to| self.event(core, to, &Event::PipeReader { pipe }))
             }
             Across::Kill { domain, signo } => self.event(core, domain, &Event::Signal { signo }),
+            Across::Copied { point, host_pid } => match &mut core.snapshots {
+                Some(s) if d == SERVICE => {
+                    s.made(core.segment, point, host_pid);
+                    Ok(())
+                }
+                _ => Err(EngineError::Guest(format!("domain {d} was copied, and nobody wanted that"))),
+            },
             Across::Diverged(text) => Err(EngineError::Guest(format!("domain {d} compares itself with a log it makes itself: {text}"))),
         }
     }

@@ -20,10 +20,12 @@ use super::error::LaunchError;
 use super::image::ShimImage;
 use super::maps::Layout;
 use super::program;
+use super::restore::restore;
 use super::requirements;
 use super::segment::{NewSegment, Start};
 use super::start_stack::{self, SIGNAL_STACK_BYTES_MIN, StackError};
 use super::tracee::{self, Tracee};
+use crate::snapshot::file::SnapshotReader;
 use ft_log::adopt::{FAILURE_BYTES, Step, decode_failure};
 use ft_log::shared::{ARENA_BASE, ARENA_BYTES, SEGMENT_BYTES, SEGMENT_FD, SHARED_BASE, SHIM_BASE};
 use nix::errno::Errno;
@@ -76,6 +78,8 @@ pub struct LaunchSpec {
     /// Runs in the child before everything else, with the engine's descriptors, e.g. to enter a mount namespace.
     /// Other threads of the engine may have held locks at the fork: system calls only, no allocation, no logging.
     pub pre_exec: Option<PreExec>,
+    /// The guest goes on from this snapshot, of the same program, instead of starting.
+    pub snapshot: Option<SnapshotReader>,
     /// The program that is to become the guest, with its own standard output and error and without `pre_exec`. `None`: a
     /// new process is made.
     pub adoptee: Option<Adoptee>,
@@ -113,6 +117,7 @@ struct Order {
     stdout: RawFd,
     stderr: RawFd,
     pre_exec: Option<PreExec>,
+    snapshot: Option<SnapshotReader>,
     adoptee: Option<Adoptee>,
 }
 
@@ -136,6 +141,7 @@ impl Order {
             stdout: spec.stdout.as_ref().map_or(libc::STDOUT_FILENO, |fd| fd.as_raw_fd()),
             stderr: spec.stderr.as_ref().map_or(libc::STDERR_FILENO, |fd| fd.as_raw_fd()),
             pre_exec: spec.pre_exec.take(),
+            snapshot: spec.snapshot.take(),
             adoptee: spec.adoptee.take(),
         })
     }
@@ -219,10 +225,28 @@ fn start(order: &mut Order, shim: &ShimImage) -> Result<Guest, LaunchError> {
         None => (exec(order, &segment, &doorbell, &stdin)?, Origin::Forked),
         Some(a) => adopt(order, a, &segment, &doorbell, &stdin)?,
     };
-    let tracee =
+    let mut tracee =
         Tracee::at_exec_stop(fledgling.pid()).map_err(LaunchError::inject("taking hold of it", INJECT_ADVICE))?;
-    inject(&tracee, fledgling.pid(), order, shim, &mut segment)?;
-    tracee.enter(shim.entry()).map_err(LaunchError::inject("letting it go", INJECT_ADVICE))?;
+    let layout = look_at(&tracee, fledgling.pid(), order)?;
+    segment.fill(&Start {
+        role: order.role,
+        flags: order.flags,
+        memory_every: order.memory_every,
+        seed: order.seed,
+        layout: &layout,
+    });
+    map_segment(&tracee)?;
+    let gone = match &mut order.snapshot {
+        None => {
+            inject(&tracee, order, shim, &layout)?;
+            tracee.enter(shim.entry())
+        }
+        Some(s) => {
+            let cpu = restore(&mut tracee, fledgling.pid(), layout.brk_start, s)?;
+            tracee.go_on(cpu)
+        }
+    };
+    gone.map_err(LaunchError::inject("letting it go", INJECT_ADVICE))?;
     let (pid, pidfd) = fledgling.grown();
     Ok(Guest { pid, pidfd, segment: segment.publish(), doorbell, origin, exit: None })
 }
@@ -374,33 +398,23 @@ fn wait_readable(file: &File, max: Duration) -> Result<(), LaunchError> {
 
 const INJECT_ADVICE: &str = "did somebody kill or trace it? otherwise report this with `uname -r`";
 
-/// Puts everything of the shim's into the stopped guest, and tells it in the segment what it is.
-fn inject(
-    tracee: &Tracee,
-    pid: Pid,
-    order: &Order,
-    shim: &ShimImage,
-    segment: &mut NewSegment,
-) -> Result<(), LaunchError> {
+/// What the kernel made of the program at exec: before anything is mapped.
+fn look_at(tracee: &Tracee, pid: Pid, order: &Order) -> Result<Layout, LaunchError> {
     program::check_executed(&order.program, Path::new(&format!("/proc/{pid}/exe")))?;
     if !tracee.runs_64_bit_code() {
         return Err(LaunchError::Strange { what: "a 64-bit program that starts in 32-bit mode".into() });
     }
-    // Before anything is mapped: the shim shall see what the kernel made at exec.
-    let layout = Layout::read(pid)
+    Layout::read(pid)
         .map_err(LaunchError::inject("reading its /proc", "is /proc mounted, without hidepid for root?"))?
-        .map_err(|what| LaunchError::Strange { what })?;
-    edit_stack(tracee, order, &layout)?;
+        .map_err(|what| LaunchError::Strange { what })
+}
+
+/// Puts everything of the shim's into the stopped guest.
+fn inject(tracee: &Tracee, order: &Order, shim: &ShimImage, layout: &Layout) -> Result<(), LaunchError> {
+    edit_stack(tracee, order, layout)?;
     map_shim(tracee, shim)?;
-    map_memory(tracee)?;
-    segment.fill(&Start {
-        role: order.role,
-        flags: order.flags,
-        memory_every: order.memory_every,
-        seed: order.seed,
-        layout: &layout,
-    });
-    Ok(())
+    let arena = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    map(tracee, "reserving the shim's heap", ARENA_BASE, ARENA_BYTES, arena, NO_FD)
 }
 
 fn edit_stack(tracee: &Tracee, order: &Order, layout: &Layout) -> Result<(), LaunchError> {
@@ -444,9 +458,7 @@ fn map_shim(tracee: &Tracee, shim: &ShimImage) -> Result<(), LaunchError> {
     Ok(())
 }
 
-fn map_memory(tracee: &Tracee) -> Result<(), LaunchError> {
-    let arena = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    map(tracee, "reserving the shim's heap", ARENA_BASE, ARENA_BYTES, arena, NO_FD)?;
+fn map_segment(tracee: &Tracee) -> Result<(), LaunchError> {
     let (bytes, fd) = (SEGMENT_BYTES as u64, SEGMENT_FD as u64);
     map(tracee, "mapping the shared segment", SHARED_BASE, bytes, libc::MAP_SHARED, fd)?;
     tracee

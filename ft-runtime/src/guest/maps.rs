@@ -81,7 +81,7 @@ fn kind(path: &str) -> u32 {
     }
 }
 
-fn start_brk(stat: &str) -> Option<u64> {
+pub(crate) fn start_brk(stat: &str) -> Option<u64> {
     // The second field, the name in brackets, may hold spaces and brackets.
     let after_name = stat.rsplit_once(')')?.1;
     after_name.split_ascii_whitespace().nth(START_BRK_FIELD - 3)?.parse().ok()

@@ -9,12 +9,13 @@ mod ended;
 mod error;
 mod image;
 mod launch;
-mod maps;
+pub(crate) mod maps;
 mod program;
+mod restore;
 pub(crate) mod requirements;
 mod segment;
 mod start_stack;
-mod tracee;
+pub(crate) mod tracee;
 
 pub use adopt::{Adoptee, Refusal, Started};
 pub use error::LaunchError;

@@ -21,12 +21,23 @@ const ERRNO_MAX: u64 = 4095;
 /// Code segment of 64-bit user code.
 const USER_CS_64: u64 = 0x33;
 
+/// Set of extended registers, as ptrace names it.
+pub(crate) const NT_X86_XSTATE: libc::c_int = 0x202;
+
 pub(super) struct Tracee {
     pid: Pid,
     memory: File,
     start: libc::user_regs_struct,
     /// The eight bytes at `start.rip`, where the `syscall` lies until we leave.
     covered: i64,
+}
+
+/// All that a process goes on with, beside its memory.
+pub(super) struct Cpu {
+    pub registers: libc::user_regs_struct,
+    /// As NT_X86_XSTATE has them.
+    pub extended: Vec<u8>,
+    pub signal_mask: u64,
 }
 
 impl Tracee {
@@ -83,14 +94,27 @@ impl Tracee {
         Err(io::Error::other("somebody keeps stopping the process"))
     }
 
-    /// Lets the process go, to run at `entry` with r15 = where it would have started. No signal stays blocked.
-    pub(super) fn enter(self, entry: u64) -> io::Result<()> {
+    /// From here on system calls are made from another place, which is writable and the process's to execute.
+    pub(super) fn step_at(&mut self, at: u64) -> io::Result<()> {
         ptrace::write(self.pid, self.start.rip as ptrace::AddressType, self.covered)?;
-        let mut regs = self.start;
-        regs.r15 = regs.rip;
-        regs.rip = entry;
-        ptrace::setregs(self.pid, regs)?;
-        let mask = 0u64;
+        self.start.rip = at;
+        self.covered = ptrace::read(self.pid, at as ptrace::AddressType)?;
+        ptrace::write(self.pid, at as ptrace::AddressType, self.covered & !0xffff | SYSCALL)?;
+        Ok(())
+    }
+
+    /// Lets the process go as another one.
+    pub(super) fn go_on(self, mut cpu: Cpu) -> io::Result<()> {
+        ptrace::setregs(self.pid, cpu.registers)?;
+        let mut part = libc::iovec { iov_base: cpu.extended.as_mut_ptr().cast(), iov_len: cpu.extended.len() };
+        // SAFETY: the kernel reads `iov_len` bytes of `extended`; the process is ours and stopped.
+        if unsafe { libc::ptrace(libc::PTRACE_SETREGSET, self.pid.as_raw(), NT_X86_XSTATE, &raw mut part) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.release(cpu.signal_mask)
+    }
+
+    fn release(self, mask: u64) -> io::Result<()> {
         // SAFETY: the kernel reads `size_of::<u64>()` bytes, its size of a signal set, from `mask`, which outlives
         // the call; the process is ours and stopped.
         let r = unsafe { libc::ptrace(libc::PTRACE_SETSIGMASK, self.pid.as_raw(), size_of::<u64>(), &raw const mask) };
@@ -100,10 +124,20 @@ impl Tracee {
         ptrace::detach(self.pid, None::<Signal>)?;
         Ok(())
     }
+
+    /// Lets the process go, to run at `entry` with r15 = where it would have started. No signal stays blocked.
+    pub(super) fn enter(self, entry: u64) -> io::Result<()> {
+        ptrace::write(self.pid, self.start.rip as ptrace::AddressType, self.covered)?;
+        let mut regs = self.start;
+        regs.r15 = regs.rip;
+        regs.rip = entry;
+        ptrace::setregs(self.pid, regs)?;
+        self.release(0)
+    }
 }
 
 /// Waits for the next stop or end of a child of this thread.
-pub(super) fn wait(pid: Pid) -> io::Result<WaitStatus> {
+pub(crate) fn wait(pid: Pid) -> io::Result<WaitStatus> {
     loop {
         match waitpid(pid, Some(WaitPidFlag::__WALL)) {
             Err(nix::errno::Errno::EINTR) => {}

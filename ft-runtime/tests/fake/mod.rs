@@ -546,7 +546,7 @@ impl Rig {
         let engine_log = log.clone();
         let engine = std::thread::spawn(move || {
             let setup =
-                Setup { segment, doorbell: doorbell.into(), process: Box::new(boxed), signals: Some(read), trace: None };
+                Setup { segment, doorbell: doorbell.into(), process: Box::new(boxed), signals: Some(read), trace: None, snapshots: None };
             match source {
                 None => Engine::primary(setup, Box::new(engine_log))?.run(),
                 Some(s) => Engine::backup(setup, Feed::new(s))?.run(),

@@ -79,6 +79,13 @@ const UNLIKE_WORDS: usize = 7;
 const UNLIKE: core::ops::Range<usize> = 8..8 + UNLIKE_WORDS;
 const UNLIKE_PARTS: [core::ops::Range<usize>; 4] = [0..1, 1..3, 3..5, 5..7];
 
+impl Files {
+    /// The disk is another one: its numbers mean other files. Those that the guest has seen stay taken.
+    pub fn forget_disk(&mut self) {
+        *self = Self { last_inode: self.last_inode, ..Self::default() };
+    }
+}
+
 impl Alias {
     /// What of the file didn't change since is as it was seen.
     fn apply(&self, now: &mut [u64; UNLIKE_WORDS]) {

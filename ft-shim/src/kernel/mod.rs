@@ -5,6 +5,7 @@
 
 pub mod both;
 pub mod clock;
+pub mod copy;
 pub mod epoll;
 pub mod eventfd;
 pub mod fds;
@@ -83,6 +84,8 @@ pub struct Kernel {
     pub memory: memory::Memory,
     pub sites: sites::Sites,
     pub process: process::Process,
+    /// The copy of this process that was made last, 0 once it was reaped.
+    copy_pid: i32,
     /// An object changed: calls that wait for one are worth another try.
     pub changed: bool,
     /// The context that the kernel will return to.
@@ -128,6 +131,7 @@ pub fn boot() {
         memory: memory::Memory::new(header),
         sites: sites::Sites::default(),
         process: process::Process::new(header.guest_pid as i32),
+        copy_pid: 0,
         changed: false,
         uc: core::ptr::null_mut(),
         slice_calls: 0,

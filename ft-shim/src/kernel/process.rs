@@ -48,6 +48,11 @@ impl Process {
         }
     }
 
+    /// Whether one of them still runs.
+    pub fn has_children(&self) -> bool {
+        self.children.iter().any(|c| c.status.is_none())
+    }
+
     pub fn child_by_pid(&self, pid: i32) -> Option<&Child> {
         self.children.iter().find(|c| c.pid == pid)
     }

@@ -124,7 +124,7 @@ extern "C" fn start() {
 }
 
 /// Installs handlers, the traps for time stamps and cpuid, and dispatch.
-fn arm() {
+pub fn arm() {
     let stack = [&raw const STACK as u64, 0, STACK_BYTES as u64];
     // SAFETY: the stack is static and large enough for the largest frame.
     let r = unsafe { raw!(nr::SIGALTSTACK, stack.as_ptr() as u64, 0) };

@@ -1,0 +1,118 @@
+//! A guest's process as it was at one input point, in a file: what another process can go on from.
+//!
+//! [`capture`] reads a copy that the guest made of itself (`ft-shim/src/kernel/copy.rs`), [`file`] is how it is kept,
+//! [`taker`] decides when; `guest::restore` makes a process of it.
+//!
+//! Laws: what can't be made again elsewhere is refused when it is captured, not when it is needed; a reader trusts no byte
+//! that a checksum didn't cover; a file without its end is not used.
+
+mod capture;
+pub mod file;
+pub mod taker;
+
+pub use capture::{Captured, capture};
+
+use crate::logfile::{LogFileError, OsText};
+use ft_log::shared::SHIM_REGION;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::io;
+
+pub(crate) const PAGE: u64 = 4096;
+/// Where a process that is being made of a snapshot has its only instructions; no snapshot holds it.
+pub(crate) const SCRATCH: u64 = SHIM_REGION.end - PAGE;
+
+/// Why a process can't be captured, or a snapshot not be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("{what} failed: {source}")]
+    System { what: &'static str, source: io::Error },
+    /// It has what can't be made again elsewhere.
+    #[error("{0}")]
+    Unsupported(String),
+    #[error(transparent)]
+    File(#[from] LogFileError),
+}
+
+impl SnapshotError {
+    fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |e| Self::System { what, source: e.into() }
+    }
+}
+
+/// All of a process but the content of its memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Its code goes on in the middle of a function: no other build of the shim will do.
+    pub shim_sha256: String,
+    /// The input point at whose start it was copied.
+    pub point: u64,
+    pub registers: Registers,
+    /// Vector and other extended registers, as the kernel's NT_X86_XSTATE has them, hexadecimal.
+    pub extended: String,
+    pub signal_mask: u64,
+    pub brk_start: u64,
+    pub brk: u64,
+    pub mappings: Vec<Mapping>,
+    pub descriptors: Vec<Descriptor>,
+}
+
+/// In the order of the kernel's `user_regs_struct`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registers(pub [u64; 27]);
+
+impl Registers {
+    pub fn of(r: libc::user_regs_struct) -> Self {
+        // SAFETY: the structure is 27 words and nothing else.
+        Self(unsafe { std::mem::transmute::<libc::user_regs_struct, [u64; 27]>(r) })
+    }
+
+    pub fn for_ptrace(self) -> libc::user_regs_struct {
+        // SAFETY: as above; any words are registers.
+        unsafe { std::mem::transmute::<[u64; 27], libc::user_regs_struct>(self.0) }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    pub start: u64,
+    pub end: u64,
+    /// PROT_* bits.
+    pub protection: u32,
+    /// A stack that the kernel extends.
+    pub grows_down: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptor {
+    pub fd: i32,
+    pub object: Object,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Object {
+    /// The guest's standard output or error, whatever that is on each host.
+    Console,
+    /// Stands for something that the shim emulates.
+    Placeholder { flags: i32 },
+    /// A file or directory that is only read.
+    File { path: OsText, flags: i32, position: u64 },
+    /// The same open file as this descriptor's.
+    Same { fd: i32, flags: i32 },
+}
+
+impl Object {
+    /// O_CLOEXEC, if the descriptor has it, and the flags of what is open.
+    pub fn flags(&self) -> i32 {
+        match *self {
+            Self::Console => 0,
+            Self::Placeholder { flags } | Self::File { flags, .. } | Self::Same { flags, .. } => flags,
+        }
+    }
+}
+
+/// Of the shim in this program.
+pub fn shim_sha256() -> String {
+    crate::logfile::hex(&Sha256::digest(crate::guest::EMBEDDED_SHIM))
+}
