@@ -231,8 +231,11 @@ fn new_dir(base: &Path) -> Result<(PathBuf, Flock<File>), OverlayError> {
         }
         // A guest without rights here isn't hindered: it starts at the mounted root, not at this path.
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(advice())?;
-        let f = File::create(dir.join("lock")).map_err(advice())?;
+        // It gets its name when it is locked: a sweep that found it free would take it for left behind.
+        let unnamed = dir.join("lock.new");
+        let f = File::create(&unnamed).map_err(advice())?;
         let lock = Flock::lock(f, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| advice()(e.into()))?;
+        fs::rename(&unnamed, dir.join("lock")).map_err(advice())?;
         return Ok((dir, lock));
     }
     Err(advice()(io::ErrorKind::AlreadyExists.into()))
@@ -310,6 +313,7 @@ fn escaped(path: &Path) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn paths_survive_mount_options() {
@@ -390,6 +394,29 @@ mod tests {
         sweep(&base);
         assert!(live.exists() && !dead.exists() && kept.exists());
         drop(lock);
+        fs::remove_dir_all(&base).unwrap();
+    }
+
+    #[test]
+    fn a_replay_that_begins_is_not_swept_by_another() {
+        const TIMES: usize = 500;
+        let base = std::env::temp_dir().join(format!("ft-sweep-race-{}", std::process::id()));
+        fs::create_dir_all(&base).unwrap();
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    sweep(&base);
+                }
+            });
+            let begin = || {
+                let (dir, _lock) = new_dir(&base).map_err(|e| e.to_string())?;
+                fs::remove_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))
+            };
+            let begun: Result<(), String> = (0..TIMES).try_for_each(|_| begin());
+            is_done.store(true, Ordering::Relaxed);
+            begun.unwrap();
+        });
         fs::remove_dir_all(&base).unwrap();
     }
 }

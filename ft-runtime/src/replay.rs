@@ -106,6 +106,9 @@ impl Replay {
         let mut feed = Feed::new(cursors);
         let snapshot = self.from.as_deref().map(SnapshotReader::open).transpose()?;
         if let Some(s) = &snapshot {
+            if s.head.seed != recording.header.seed {
+                return Err(Error::Refused("the snapshot is of another recording; use one that was taken with this one".into()));
+            }
             feed.skip_to(InputPoint(s.head.point)).map_err(EngineError::from)?;
         }
         let result = run_backup(&surroundings, feed, &self.show, signals, self.live_after.is_some(), |spec| {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// How often an end is looked for. It decides nothing but how soon the end is seen.
 const LOOK: Duration = Duration::from_millis(2);
-/// A report shows that much of what a process wrote.
+/// A report shows that much of the beginning and of the end of what a process wrote.
 const SHOWN_BYTES: usize = 2000;
 
 /// A running process. Dropped, it is killed with all that it started in its group.
@@ -76,8 +76,8 @@ impl Running {
                     "{} still ran after {} s and was killed\nstdout: {}stderr: {}",
                     self.what,
                     limit.as_secs(),
-                    end_of(&out),
-                    end_of(&err)
+                    shortened(&out),
+                    shortened(&err)
                 ));
             }
             std::thread::sleep(LOOK);
@@ -113,18 +113,19 @@ impl Finished {
         }
     }
 
-    /// What happened, with the end of what it wrote.
+    /// What happened, with what it wrote: beginning and end, where that is much.
     pub fn report(&self, happened: &str) -> String {
-        format!("{} {happened}\nstdout: {}stderr: {}", self.what, end_of(&self.stdout), end_of(&self.stderr))
+        format!("{} {happened}\nstdout: {}stderr: {}", self.what, shortened(&self.stdout), shortened(&self.stderr))
     }
 }
 
-fn end_of(text: &str) -> String {
-    let mut cut = text.len().saturating_sub(SHOWN_BYTES);
-    while !text.is_char_boundary(cut) {
-        cut += 1;
-    }
-    let mut shown = if cut > 0 { format!("... {}", &text[cut..]) } else { text.to_owned() };
+fn shortened(text: &str) -> String {
+    let mut shown = if text.len() <= 2 * SHOWN_BYTES {
+        text.to_owned()
+    } else {
+        let (begin, end) = (text.floor_char_boundary(SHOWN_BYTES), text.ceil_char_boundary(text.len() - SHOWN_BYTES));
+        format!("{} ... {}", &text[..begin], &text[end..])
+    };
     if !shown.ends_with('\n') {
         shown.push('\n');
     }

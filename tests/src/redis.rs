@@ -85,7 +85,7 @@ impl Service<'_> {
         let options = ["--snapshot-every", "0.1", "--memory-every", "10"];
         self.record(&options, &["--appendonly", "no"], BETWEEN_STEPS, &are_there)?;
         let snapshots = snapshots(&self.recording)?;
-        for (point, path) in snapshots {
+        for (point, path) in &snapshots {
             let name = format!("from-point-{point}");
             let path = path.to_str().ok_or("TMPDIR is no UTF-8")?;
             let f = self.replay(&name, &["--from", path])?.finish(LIMIT)?;
@@ -94,7 +94,20 @@ impl Service<'_> {
                 return Err(f.report("did not do what was recorded"));
             }
         }
-        Ok(())
+        self.refuses_anothers(snapshots.values().next().ok_or("there are some")?)
+    }
+
+    /// A recording is not gone on with from a snapshot of another one.
+    fn refuses_anothers(&self, snapshot: &Path) -> Result<(), String> {
+        let other = self.dir.join("other");
+        let mut c = Command::new(self.ft);
+        c.arg("record").arg("--output").arg(&other).args(["--", "true"]);
+        Running::start(c, "other", self.dir)?.finish(LIMIT)?.success()?;
+        let mut c = Command::new(self.ft);
+        c.arg("replay").arg("--from").arg(snapshot).arg(&other);
+        let f = Running::start(c, "from-anothers", self.dir)?.finish(LIMIT)?;
+        let is_said = !f.status.success() && f.stderr.contains("another recording");
+        if is_said { Ok(()) } else { Err(f.report("should have been refused")) }
     }
 
     /// A server that is told all the steps, more until there is `enough`, and then to end.

@@ -85,6 +85,27 @@ struct Lane {
     child_exits: [u64; DOMAINS_MAX],
 }
 
+impl Lane {
+    fn log(&mut self, domain: DomainId, event: Vec<u8>) -> Result<(), FeedError> {
+        self.pending_bytes += event.len();
+        if self.pending_bytes > PENDING_BYTES_MAX {
+            return Err(FeedError::Pending { domain });
+        }
+        self.pending.push_back(event);
+        Ok(())
+    }
+
+    fn apply(&mut self, domain: DomainId, applied: u32) -> Result<Vec<Vec<u8>>, FeedError> {
+        let n = applied as usize;
+        if n > self.pending.len() {
+            return Err(FeedError::Missing { domain, applied, had: self.pending.len() });
+        }
+        let events: Vec<_> = self.pending.drain(..n).collect();
+        self.pending_bytes -= events.iter().map(Vec::len).sum::<usize>();
+        Ok(events)
+    }
+}
+
 pub struct Feed<S> {
     source: S,
     lanes: [Lane; DOMAINS_MAX],
@@ -114,12 +135,10 @@ impl Feed<Cursors> {
             }
             match entry {
                 Entry::Event(_) => {
-                    lane.pending_bytes += frame.len();
-                    lane.pending.push_back(frame);
+                    lane.log(SERVICE, frame)?;
                 }
                 Entry::Applied(a) => {
-                    let n = (a.events as usize).min(lane.pending.len());
-                    lane.pending_bytes -= lane.pending.drain(..n).map(|e| e.len()).sum::<usize>();
+                    lane.apply(SERVICE, a.events)?;
                 }
                 Entry::Exit { .. } => break,
                 _ => {}
@@ -175,19 +194,10 @@ impl<S: Source> Feed<S> {
                         Event::Accept { .. } => self.stats.connections += 1,
                         _ => {}
                     }
-                    lane.pending_bytes += frame.len();
-                    if lane.pending_bytes > PENDING_BYTES_MAX {
-                        return Err(FeedError::Pending { domain });
-                    }
-                    lane.pending.push_back(frame);
+                    lane.log(domain, frame)?;
                 }
                 Entry::Applied(a) => {
-                    let n = a.events as usize;
-                    if n > lane.pending.len() {
-                        return Err(FeedError::Missing { domain, applied: a.events, had: lane.pending.len() });
-                    }
-                    let events: Vec<_> = lane.pending.drain(..n).collect();
-                    lane.pending_bytes -= events.iter().map(Vec::len).sum::<usize>();
+                    let events = lane.apply(domain, a.events)?;
                     let mut needs = Vec::new();
                     for e in &events {
                         let e = Entry::decode(e).map_err(|source| FeedError::Decode { domain, source })?;

@@ -32,7 +32,7 @@ impl Layout {
         let mut mappings = Vec::new();
         let mut stack = None;
         for line in maps.lines() {
-            let m = parse_line(line).ok_or_else(|| format!("a mapping as {line:?}"))?;
+            let m = Shown::parse(line).map(|m| m.initial()).ok_or_else(|| format!("a mapping as {line:?}"))?;
             if m.start >= KERNEL_HALF {
                 continue;
             }
@@ -57,27 +57,49 @@ impl Layout {
 }
 
 /// `start-end rwxp offset dev inode   path`
-fn parse_line(line: &str) -> Option<InitialMap> {
-    let mut fields = line.splitn(6, ' ');
-    let (start, end) = fields.next()?.split_once('-')?;
-    let rights = fields.next()?;
-    let path = fields.nth(3)?.trim_start();
-    let bit = |c: char, prot: i32| if rights.contains(c) { prot as u32 } else { 0 };
-    Some(InitialMap {
-        start: u64::from_str_radix(start, 16).ok()?,
-        end: u64::from_str_radix(end, 16).ok()?,
-        protection: bit('r', libc::PROT_READ) | bit('w', libc::PROT_WRITE) | bit('x', libc::PROT_EXEC),
-        kind: kind(path),
-    })
+pub(crate) struct Shown<'a> {
+    pub start: u64,
+    pub end: u64,
+    /// PROT_* bits.
+    pub protection: u32,
+    pub is_shared: bool,
+    /// Empty, a file's, or the kernel's own name in brackets.
+    pub path: &'a str,
 }
 
-fn kind(path: &str) -> u32 {
-    match path {
-        "[stack]" => map_kind::STACK,
-        "[heap]" => map_kind::HEAP,
-        p if p.starts_with("[v") => map_kind::KERNEL,
-        p if p.starts_with('/') => map_kind::FILE,
-        _ => map_kind::ANONYMOUS,
+impl<'a> Shown<'a> {
+    pub(crate) fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.splitn(6, ' ');
+        let (start, end) = fields.next()?.split_once('-')?;
+        let rights = fields.next()?;
+        let path = fields.nth(3)?.trim_start();
+        let bit = |c: char, prot: i32| if rights.contains(c) { prot as u32 } else { 0 };
+        Some(Self {
+            start: u64::from_str_radix(start, 16).ok()?,
+            end: u64::from_str_radix(end, 16).ok()?,
+            protection: bit('r', libc::PROT_READ) | bit('w', libc::PROT_WRITE) | bit('x', libc::PROT_EXEC),
+            is_shared: rights.ends_with('s'),
+            path,
+        })
+    }
+
+    /// vdso, vvar and the like.
+    pub(crate) fn is_kernels(&self) -> bool {
+        self.path.starts_with("[v")
+    }
+
+    fn initial(&self) -> InitialMap {
+        InitialMap { start: self.start, end: self.end, protection: self.protection, kind: self.kind() }
+    }
+
+    fn kind(&self) -> u32 {
+        match self.path {
+            "[stack]" => map_kind::STACK,
+            "[heap]" => map_kind::HEAP,
+            _ if self.is_kernels() => map_kind::KERNEL,
+            p if p.starts_with('/') => map_kind::FILE,
+            _ => map_kind::ANONYMOUS,
+        }
     }
 }
 

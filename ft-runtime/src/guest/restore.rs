@@ -5,10 +5,10 @@
 //! at a time, from a page of its own ([`SCRATCH`]), before any of its code runs.
 
 use super::error::LaunchError;
+use super::maps::Shown;
 use super::tracee::{Cpu, Tracee};
 use crate::snapshot::file::SnapshotReader;
-use crate::snapshot::{Descriptor, Head, Mapping, Object, PAGE, SCRATCH, shim_sha256};
-use ft_log::shared::{SEGMENT_BYTES, SHARED_BASE};
+use crate::snapshot::{Descriptor, Head, Mapping, Object, PAGE, SCRATCH, is_of_process, shim_sha256};
 use nix::unistd::Pid;
 use std::fs;
 use std::io;
@@ -96,12 +96,9 @@ fn leave_program(tracee: &mut Tracee, pid: Pid) -> io::Result<()> {
     tracee.step_at(SCRATCH)?;
     for line in fs::read_to_string(format!("/proc/{pid}/maps"))?.lines() {
         let strange = || io::Error::other(format!("the kernel shows a mapping as {line:?}"));
-        let (start, end) = line.split(' ').next().and_then(|f| f.split_once('-')).ok_or_else(strange)?;
-        let number = |s: &str| u64::from_str_radix(s, 16).map_err(|_| strange());
-        let (start, end) = (number(start)?, number(end)?);
-        let is_kept = line.contains("[v") || start == SCRATCH || (start, end) == (SHARED_BASE, SHARED_BASE + SEGMENT_BYTES as u64);
-        if !is_kept {
-            tracee.syscall(libc::SYS_munmap, [start, end - start, 0, 0, 0, 0])?;
+        let m = Shown::parse(line).ok_or_else(strange)?;
+        if is_of_process(&m) {
+            tracee.syscall(libc::SYS_munmap, [m.start, m.end - m.start, 0, 0, 0, 0])?;
         }
     }
     Ok(())

@@ -1,10 +1,11 @@
 //! From a copy that waits to a snapshot: its registers by ptrace, its memory and descriptors from /proc.
 
 use super::file::{PART_BYTES_MAX, SnapshotWriter};
-use super::{Descriptor, Head, Mapping, Object, PAGE, Registers, SCRATCH, SnapshotError, shim_sha256};
+use super::{Descriptor, Head, Mapping, Object, PAGE, Registers, SnapshotError, is_of_process, shim_sha256};
+use crate::guest::maps::{Shown, start_brk};
 use crate::guest::tracee;
 use crate::logfile::{LogFileError, OsText, hex};
-use ft_log::shared::{GUEST_FDS_MAX, SEGMENT_BYTES, SHARED_BASE};
+use ft_log::shared::GUEST_FDS_MAX;
 use nix::sys::ptrace;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
@@ -28,15 +29,16 @@ pub struct Captured {
     pub content_bytes: u64,
 }
 
-/// Writes the snapshot of a copy that was made at `point` to a new file. The copy is left stopped.
-pub fn capture(pid: Pid, point: u64, to: &Path) -> Result<Captured, SnapshotError> {
+/// Writes the snapshot of a copy that was made at `point`; `seed`: its service's. The copy goes on waiting.
+pub fn capture(pid: Pid, seed: u64, point: u64, to: &Path) -> Result<Captured, SnapshotError> {
     let stopped = Stopped::take(pid)?;
     let maps = fs::read_to_string(proc(pid, "maps")).map_err(SnapshotError::system("reading its mappings"))?;
     let areas = maps.lines().map(Area::parse).collect::<Result<Vec<_>, _>>()?;
     let areas: Vec<Area> = areas.into_iter().flatten().collect();
-    let (brk_start, brk) = breaks(pid)?;
+    let (brk_start, brk) = breaks(pid, &maps)?;
     let head = Head {
         shim_sha256: shim_sha256(),
+        seed,
         point,
         registers: stopped.registers()?,
         extended: hex(&stopped.extended()?),
@@ -57,6 +59,8 @@ pub fn capture(pid: Pid, point: u64, to: &Path) -> Result<Captured, SnapshotErro
             writer.pages(at, pages).map_err(failed).map_err(SnapshotError::from)
         })?;
     }
+    // It may end at any time, with the guest. One that still stands was whole all along.
+    stopped.registers()?;
     writer.finish().map_err(failed)?;
     Ok(captured)
 }
@@ -138,22 +142,15 @@ struct Area {
 }
 
 impl Area {
-    /// `start-end rwxp offset dev inode   path`. `None`: it is no part of a snapshot.
+    /// `None`: it is no part of a snapshot.
     fn parse(line: &str) -> Result<Option<Self>, SnapshotError> {
         let strange = || SnapshotError::Unsupported(format!("the kernel shows a mapping as {line:?}"));
-        let mut fields = line.splitn(6, ' ');
-        let (start, end) = fields.next().and_then(|f| f.split_once('-')).ok_or_else(strange)?;
-        let number = |s: &str| u64::from_str_radix(s, 16).map_err(|_| strange());
-        let (start, end) = (number(start)?, number(end)?);
-        let rights = fields.next().ok_or_else(strange)?;
-        let path = fields.nth(3).unwrap_or_default().trim_start();
-        let is_segment = start == SHARED_BASE && end == SHARED_BASE + SEGMENT_BYTES as u64;
-        if is_segment || start == SCRATCH || path.starts_with("[v") {
+        let shown = Shown::parse(line).ok_or_else(strange)?;
+        if !is_of_process(&shown) {
             return Ok(None);
         }
-        let bit = |c: char, prot: i32| if rights.contains(c) { prot as u32 } else { 0 };
-        let protection = bit('r', libc::PROT_READ) | bit('w', libc::PROT_WRITE) | bit('x', libc::PROT_EXEC);
-        if rights.ends_with('s') && rights.contains('w') {
+        let Shown { start, end, protection, is_shared, path } = shown;
+        if is_shared && protection & libc::PROT_WRITE as u32 != 0 {
             return Err(SnapshotError::Unsupported(format!(
                 "the server shares writable memory ({path}), which snapshots can't hold yet"
             )));
@@ -164,14 +161,12 @@ impl Area {
 }
 
 /// Start and end of the break, as the kernel has them.
-fn breaks(pid: Pid) -> Result<(u64, u64), SnapshotError> {
+fn breaks(pid: Pid, maps: &str) -> Result<(u64, u64), SnapshotError> {
     let stat = fs::read_to_string(proc(pid, "stat")).map_err(SnapshotError::system("reading its status"))?;
-    let maps = fs::read_to_string(proc(pid, "maps")).map_err(SnapshotError::system("reading its mappings"))?;
-    let start = crate::guest::maps::start_brk(&stat)
+    let start = start_brk(&stat)
         .ok_or_else(|| SnapshotError::Unsupported(format!("the kernel shows a process status as {stat:?}")))?;
-    let heap_end = maps.lines().filter(|l| l.ends_with("[heap]")).filter_map(|l| l.split(['-', ' ']).nth(1));
-    let end = heap_end.filter_map(|e| u64::from_str_radix(e, 16).ok()).max();
-    Ok((start, end.unwrap_or(start)))
+    let heap = maps.lines().filter_map(Shown::parse).filter(|m| m.path == "[heap]");
+    Ok((start, heap.map(|m| m.end).max().unwrap_or(start)))
 }
 
 fn descriptors(pid: Pid) -> Result<Vec<Descriptor>, SnapshotError> {
@@ -207,8 +202,10 @@ fn object(pid: Pid, fd: i32, before: &[Descriptor]) -> Result<Object, SnapshotEr
         return unsupported("what lies outside of the process can't be opened again");
     }
     let is_file = |d: &&Descriptor| matches!(d.object, Object::File { .. });
-    if let Some(same) = before.iter().filter(is_file).find(|d| is_same(pid, d.fd, fd)) {
-        return Ok(Object::Same { fd: same.fd, flags });
+    for other in before.iter().filter(is_file) {
+        if is_same(pid, other.fd, fd)? {
+            return Ok(Object::Same { fd: other.fd, flags });
+        }
     }
     if metadata.nlink() == 0 {
         return unsupported("a file that was deleted can't be opened again");
@@ -226,10 +223,14 @@ fn is_own(fd: i32, metadata: &fs::Metadata) -> bool {
 }
 
 /// Whether two descriptors are one open file.
-fn is_same(pid: Pid, a: i32, b: i32) -> bool {
+fn is_same(pid: Pid, a: i32, b: i32) -> Result<bool, SnapshotError> {
     const KCMP_FILE: libc::c_int = 0;
+    let (a, b, pid) = (a as libc::c_ulong, b as libc::c_ulong, pid.as_raw());
     // SAFETY: a plain system call that compares.
-    unsafe { libc::syscall(libc::SYS_kcmp, pid.as_raw(), pid.as_raw(), KCMP_FILE, a as libc::c_ulong, b as libc::c_ulong) == 0 }
+    match unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_FILE, a, b) } {
+        -1 => Err(SnapshotError::system("kcmp (CONFIG_KCMP)")(io::Error::last_os_error())),
+        order => Ok(order == 0),
+    }
 }
 
 fn flags_and_position(pid: Pid, fd: i32) -> Result<(i32, u64), SnapshotError> {
@@ -295,7 +296,7 @@ impl Memory {
         let Mapping { start, end, .. } = area.mapping;
         // What of a file nobody has touched has content all the same.
         if area.of_file {
-            return self.read(start, end, give);
+            return self.read(start, end, true, give);
         }
         let mut at = start;
         while at < end {
@@ -316,35 +317,37 @@ impl Memory {
                 return Err(SnapshotError::system("PAGEMAP_SCAN (since Linux 6.7)")(io::Error::last_os_error()));
             }
             for r in &regions[..n as usize] {
-                self.read(r.start, r.end, give)?;
+                self.read(r.start, r.end, false, give)?;
             }
             at = scan.walk_end;
         }
         Ok(())
     }
 
+    /// `may_end`: beyond the end of its file a mapping has nothing, which the kernel tells by EIO.
     fn read(
         &self,
         start: u64,
         end: u64,
+        may_end: bool,
         give: &mut dyn FnMut(u64, &[u8]) -> Result<(), SnapshotError>,
     ) -> Result<(), SnapshotError> {
         let mut buffer = vec![0; PART_BYTES_MAX.min((end - start) as usize)];
         let mut at = start;
         while at < end {
             let want = buffer.len().min((end - at) as usize);
-            let n = match self.content.read_at(&mut buffer[..want], at) {
-                Ok(n) => n as u64 / PAGE * PAGE,
-                // Beyond the end of its file a mapping has nothing.
-                Err(e) if e.raw_os_error() == Some(libc::EIO) => 0,
-                Err(e) => return Err(SnapshotError::system("reading its memory")(e)),
-            };
-            if n == 0 {
-                at += PAGE;
-                continue;
+            let failed = SnapshotError::system::<io::Error>("reading its memory");
+            match self.content.read_at(&mut buffer[..want], at) {
+                Ok(n) if n as u64 >= PAGE => {
+                    let whole = n as u64 / PAGE * PAGE;
+                    give_what_is_not_zero(at, &buffer[..whole as usize], give)?;
+                    at += whole;
+                }
+                // The kernel's answer where the process has none any more.
+                Ok(_) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+                Err(e) if may_end && e.raw_os_error() == Some(libc::EIO) => at += PAGE,
+                Err(e) => return Err(failed(e)),
             }
-            give_what_is_not_zero(at, &buffer[..n as usize], give)?;
-            at += n;
         }
         Ok(())
     }
@@ -377,6 +380,8 @@ fn give_what_is_not_zero(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ft_log::shared::{SEGMENT_BYTES, SHARED_BASE};
+    use std::process::Command;
 
     #[test]
     fn mappings_are_taken_but_for_the_kernels_and_the_engines() {
@@ -392,6 +397,20 @@ mod tests {
         assert!(parse("7f0000000000-7f0000001000 rw-s 00000000 00:01 9 /dev/shm/x").is_err());
         assert!(parse("7f0000000000-7f0000001000 r--s 00000000 00:01 9 /usr/lib/gconv/gconv-modules.cache").unwrap().is_some());
         assert!(parse("nonsense").is_err());
+    }
+
+    #[test]
+    fn memory_of_a_process_that_has_ended_is_no_memory_of_zeros() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        let memory = Memory::open(pid).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mapping = Mapping { start: 0x1000, end: 0x3000, protection: 3, grows_down: false };
+        for of_file in [false, true] {
+            let read = memory.walk(&Area { mapping, of_file }, &mut |_, _| Ok(()));
+            assert!(read.is_err(), "of a file: {of_file}");
+        }
     }
 
     #[test]

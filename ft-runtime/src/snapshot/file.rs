@@ -29,7 +29,7 @@ pub struct SnapshotWriter<W> {
 
 impl SnapshotWriter<BufWriter<File>> {
     pub fn create(path: &Path, head: &Head) -> io::Result<Self> {
-        Self::new(BufWriter::with_capacity(BUFFER_BYTES, File::create_new(path)?), head)
+        Self::new(BufWriter::with_capacity(BUFFER_BYTES, File::create(path)?), head)
     }
 }
 
@@ -148,6 +148,7 @@ mod tests {
     fn head() -> Head {
         Head {
             shim_sha256: "00".into(),
+            seed: 5,
             point: 7,
             registers: Registers([1; 27]),
             extended: "0102".into(),

@@ -12,8 +12,9 @@ pub mod taker;
 
 pub use capture::{Captured, capture};
 
+use crate::guest::maps::Shown;
 use crate::logfile::{LogFileError, OsText};
-use ft_log::shared::SHIM_REGION;
+use ft_log::shared::{SEGMENT_BYTES, SHARED_BASE, SHIM_REGION};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::io;
@@ -45,6 +46,8 @@ impl SnapshotError {
 pub struct Head {
     /// Its code goes on in the middle of a function: no other build of the shim will do.
     pub shim_sha256: String,
+    /// The service's, which differs from one recording to the next.
+    pub seed: u64,
     /// The input point at whose start it was copied.
     pub point: u64,
     pub registers: Registers,
@@ -110,6 +113,12 @@ impl Object {
             Self::Placeholder { flags } | Self::File { flags, .. } | Self::Same { flags, .. } => flags,
         }
     }
+}
+
+/// Whether a mapping belongs to the process: not to the kernel, the engine, or the making of it.
+pub(crate) fn is_of_process(m: &Shown) -> bool {
+    let is_segment = (m.start, m.end) == (SHARED_BASE, SHARED_BASE + SEGMENT_BYTES as u64);
+    !is_segment && m.start != SCRATCH && !m.is_kernels()
 }
 
 /// Of the shim in this program.

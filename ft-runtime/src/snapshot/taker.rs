@@ -55,7 +55,7 @@ impl Taker {
             unfinished.push(".part");
             let unfinished = PathBuf::from(unfinished);
             let began = Instant::now();
-            let captured = capture(pid, point, &unfinished);
+            let captured = capture(pid, segment.header().seed, point, &unfinished);
             // An error means that it has ended by itself.
             let _ = kill(pid, Signal::SIGKILL);
             segment.header().copy.store(copy::READ, Ordering::Release);
