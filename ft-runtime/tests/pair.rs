@@ -21,6 +21,8 @@ const LOAD: Duration = Duration::from_secs(4);
 const FAULT_AFTER: Duration = Duration::from_millis(1500);
 const CONNECTIONS: usize = 8;
 const DEPTH: u64 = 5;
+/// On a busy machine an answer may come before the pause.
+const PAUSES: u32 = 3;
 
 struct Redis {
     stream: TcpStream,
@@ -122,8 +124,8 @@ fn as_client() {
     println!("all kept");
 }
 
-/// Not a test by itself: connections that speak when they are told to, in the client's network. A packet of theirs that
-/// nobody hears is repeated after ten seconds.
+/// Not a test by itself: connections that say what they are told (a request and, after a tab, its reply), in the client's
+/// network. A packet of theirs that nobody hears is repeated after ten seconds.
 #[test]
 fn as_client_that_is_told_to_speak() {
     let Ok(address) = std::env::var(TOLD_CLIENT) else { return };
@@ -132,11 +134,13 @@ fn as_client_that_is_told_to_speak() {
     let mut conns: Vec<Redis> = (0..CONNECTIONS).map(|_| Redis::connect(&address)).collect();
     conns.iter_mut().for_each(|c| c.expect("PING\r\n", &["+PONG"]));
     println!("ready");
-    std::io::stdin().read_line(&mut String::new()).unwrap();
-    let spoke = Instant::now();
-    conns.iter_mut().for_each(|c| c.send("PING\r\n"));
-    conns.iter_mut().for_each(|c| c.expect("", &["+PONG"]));
-    println!("answered after {} ms", spoke.elapsed().as_millis());
+    for line in std::io::stdin().lines().map(Result::unwrap) {
+        let (request, reply) = line.split_once('\t').unwrap();
+        let spoke = Instant::now();
+        conns.iter_mut().for_each(|c| c.send(&format!("{request}\r\n")));
+        conns.iter_mut().for_each(|c| c.expect("", &[reply]));
+        println!("answered after {} ms", spoke.elapsed().as_millis());
+    }
 }
 
 /// With redis, and clients of it.
@@ -244,26 +248,40 @@ impl Told {
         c.args(["client", "--"]).arg(std::env::current_exe().unwrap());
         c.args(["--exact", "as_client_that_is_told_to_speak", "--nocapture"]).env(TOLD_CLIENT, address);
         let mut client = c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut said = BufReader::new(client.stdout.take().unwrap());
+        let said = BufReader::new(client.stdout.take().unwrap());
+        let mut told = Self { client, said };
+        while told.line() != "ready" {}
+        told
+    }
+
+    fn line(&mut self) -> String {
         let mut line = String::new();
-        while line.trim() != "ready" {
-            line.clear();
-            assert!(said.read_line(&mut line).unwrap() > 0, "{:?}", client.wait_with_output());
+        if self.said.read_line(&mut line).unwrap() == 0 {
+            let mut errors = String::new();
+            self.client.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+            panic!("the client is gone: {errors}");
         }
-        Self { client, said }
+        line.trim().to_owned()
     }
 
     fn speak(&mut self) {
-        writeln!(self.client.stdin.as_ref().unwrap()).unwrap();
+        self.ask("PING", "+PONG");
     }
 
-    fn expect_answers_before_it_repeats(mut self) {
-        let mut rest = String::new();
-        self.said.read_to_string(&mut rest).unwrap();
+    fn ask(&mut self, request: &str, reply: &str) {
+        writeln!(self.client.stdin.as_ref().unwrap(), "{request}\t{reply}").unwrap();
+    }
+
+    fn expect_answers_before_it_repeats(&mut self) {
+        let line = self.line();
+        let ms = line.strip_prefix("answered after ").and_then(|l| l.strip_suffix(" ms"));
+        assert!(ms.unwrap().parse::<u64>().unwrap() < 9_000, "{line}, when TCP repeated it");
+    }
+
+    fn finish(mut self) {
+        drop(self.client.stdin.take());
         let o = self.client.wait_with_output().unwrap();
-        assert!(o.status.success(), "{rest}\n{}", String::from_utf8_lossy(&o.stderr));
-        let ms = rest.lines().find_map(|l| l.strip_prefix("answered after ")?.strip_suffix(" ms")).unwrap();
-        assert!(ms.parse::<u64>().unwrap() < 9_000, "answered after {ms} ms, when TCP repeated it");
+        assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
     }
 }
 
@@ -275,6 +293,7 @@ fn clients_that_speak_into_an_outage_need_not_repeat_it_where_the_service_is_tap
     rig.fault("alpha", "kill-host");
     client.speak();
     client.expect_answers_before_it_repeats();
+    client.finish();
     assert_eq!(rig.primaries(), ["beta"]);
 }
 
@@ -292,7 +311,31 @@ fn what_clients_say_after_the_primarys_guest_died_is_the_backups() {
     std::thread::sleep(Duration::from_millis(300));
     rig.fault("witness", "thaw-host");
     client.expect_answers_before_it_repeats();
+    client.finish();
     assert_eq!(rig.primaries(), ["beta"]);
+}
+
+/// What the kernel tried to send while the right to send had run out it tries again after ten seconds by itself, and so do
+/// the clients.
+#[test]
+fn what_could_not_leave_during_a_pause_leaves_after_it() {
+    let (rig, address) = Rig::up("push");
+    rig.fault("beta", "kill-host");
+    rig.wait_until(|r| r.state("alpha") == "alone");
+    let in_service = "for p in /proc/[0-9]*; do [ $(cat $p/comm) = ft ] || continue; for f in $p/fd/*; do case $(readlink $f) in \
+        net:*) exec nsenter --net=$f ip route change 10.77.0.0/24 dev service rto_min 10s;; esac; done; done; exit 1";
+    rig.exec("alpha", &["sh", "-c", in_service]);
+    let mut client = Told::start(&rig, &address);
+    for _ in 0..PAUSES {
+        // The server answers by itself, while the engine stands still: longer than a lease.
+        client.ask("BLPOP none 0.4", "*-1");
+        std::thread::sleep(Duration::from_millis(200));
+        rig.fault("alpha", "pause-engine");
+        std::thread::sleep(Duration::from_millis(400));
+        rig.fault("alpha", "resume-engine");
+        client.expect_answers_before_it_repeats();
+    }
+    client.finish();
 }
 
 /// What the backup takes the primary's death for, with the primary's guard as it is or killed before.

@@ -290,6 +290,19 @@ impl Front {
         }
     }
 
+    /// What the kernel could not send, it tries again when a timer says so: after three seconds where it knows no round trip
+    /// yet. Has it try now, since all can leave again.
+    pub fn push(&self) {
+        for (id, c) in &self.connections {
+            let is_waiting = c.output().acked() < c.output().written();
+            if let Some(socket) = c.socket().filter(|_| is_waiting)
+                && let Err(e) = socket.set_nodelay(true)
+            {
+                tracing::debug!(conn = %id, "sending at once: {e}");
+            }
+        }
+    }
+
     /// The kernel has all of the guest's output.
     pub fn is_flushed(&self) -> bool {
         !self.connections.values().any(Connection::is_unwritten)

@@ -791,9 +791,13 @@ impl Part for Pair {
         self.send_acks();
         let behind = self.is_backup_behind(now);
         let heir = self.peer_has_all;
+        let resumed = self.world.as_mut().is_some_and(World::take_resumed);
         if let Role::Leading(p) = self.role() {
             p.paused = behind;
             p.heir = heir;
+            if resumed {
+                p.front().push();
+            }
             // Before the answers are sent: then they need not wait for leave to acknowledge their questions.
             self.let_out()?;
         }

@@ -66,6 +66,8 @@ pub struct World {
     lease: Duration,
     tick_at: Instant,
     pub readable: bool,
+    /// The right to send had run out and is there again, since it was last asked.
+    resumed: bool,
     tap: Option<Tap>,
     /// Behind the gate: when it goes, the gate is gone.
     guard: Option<Guard>,
@@ -204,6 +206,7 @@ impl World {
             lease,
             tick_at: Instant::now(),
             readable: false,
+            resumed: false,
             tap,
             guard: None,
         }))
@@ -267,8 +270,14 @@ impl World {
         if self.gate.is_lapsed() || self.gate.lease().renew(until).is_err() {
             tracing::warn!("the right to send had run out: what waited to leave is dropped, TCP repeats it");
             self.gate.resume(until).map_err(gate_error("opening the gate again"))?;
+            self.resumed = true;
         }
         Ok(())
+    }
+
+    /// What the kernel tried to send meanwhile is to be sent now.
+    pub fn take_resumed(&mut self) -> bool {
+        std::mem::take(&mut self.resumed)
     }
 
     /// What waits to leave won't. A later [`Self::renew`] starts with nothing.

@@ -32,6 +32,14 @@ pub enum RouteError {
     Malformed,
 }
 
+impl RouteError {
+    /// The route went away meanwhile, or its device did (the tap's does).
+    fn is_gone(&self) -> bool {
+        let Self::Netlink { source, .. } = self else { return false };
+        matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::ENODEV))
+    }
+}
+
 /// Routes that were changed, and how to undo it. Dropping it undoes it too, as far as that goes.
 #[derive(Debug)]
 #[must_use = "dropping it takes the metrics away again"]
@@ -71,11 +79,14 @@ impl TakeoverRoutes {
         self.put_back()
     }
 
-    /// All of them, whatever fails; then the first failure.
+    /// All of them, whatever fails; then the first failure. A route that is gone needs nothing.
     fn put_back(&mut self) -> Result<(), RouteError> {
         let mut result = Ok(());
         for body in std::mem::take(&mut self.before) {
-            result = result.and(self.netlink.replace(&body));
+            match self.netlink.replace(&body) {
+                Err(e) if e.is_gone() => {}
+                r => result = result.and(r),
+            }
         }
         result
     }

@@ -2,7 +2,7 @@
 
 use crate::takeover::address::Mac;
 use socket2::{Domain, Socket, Type};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 
@@ -28,6 +28,11 @@ impl Device {
         ask(file.as_raw_fd(), libc::TUNSETIFF, &|r| {
             r.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
         })?;
+        // No address of its own, which would come with a route: there would be two to the same network.
+        match fs::write("/proc/sys/net/ipv6/conf/tap/addr_gen_mode", "1") {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
         let any = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
         ask(any.as_raw_fd(), libc::SIOCSIFHWADDR, &|r| {
             let mut address = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: [0; 14] };

@@ -923,6 +923,13 @@ fn routes_are_afterwards_what_they_were() {
     assert_eq!(show(), before);
     net.beta.run(|| drop(TakeoverRoutes::apply(Metrics::default()).unwrap()));
     assert_eq!(show(), before);
+    // One that goes meanwhile stays away, and is no failure.
+    let routes = net.beta.run(|| TakeoverRoutes::apply(Metrics::default()).unwrap());
+    net.beta.ip("route del 10.88.0.0/16\nroute del fd88::/64\n");
+    routes.undo().unwrap();
+    let left = |of: &str| of.lines().filter(|l| !l.contains("88")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!((left(&show().0), left(&show().1)), (left(&before.0), left(&before.1)));
+    assert!(!show().0.contains("10.88") && !show().1.contains("fd88"));
 }
 
 #[test]
