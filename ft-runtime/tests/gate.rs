@@ -819,6 +819,41 @@ fn what_is_committed_passes_by_the_engine() {
     }
 }
 
+/// A new connection's first words are queued; what it says next must not pass by them.
+#[test]
+fn nothing_overtakes_what_is_queued() {
+    let Some(_alone) = alone() else { return };
+    let rig = Rig::new();
+    let mut engine = Engine::new(rig.gate(), FOREVER, Arc::default());
+    let mut c = std::thread::scope(|s| {
+        let connecting = s.spawn(|| rig.connect(SERVICE, ECHO).unwrap());
+        let begun = Instant::now();
+        while engine.connections.is_empty() {
+            assert!(begun.elapsed() < PATIENCE);
+            engine.gate.flush().unwrap();
+            engine.wait();
+            engine.gate.on_readable().unwrap();
+            engine.events();
+            engine.commit();
+            engine.accept(0);
+        }
+        connecting.join().unwrap()
+    });
+    let capture = Capture::start(&rig);
+    engine.connections[0].socket.write_all(b"first").unwrap();
+    engine.gate.flush().unwrap();
+    engine.connections[0].socket.write_all(b"second").unwrap();
+    std::thread::sleep(ms(100));
+    assert_eq!(capture.count(|f| f.tcp().is_some()), 0, "it left before the queue was read");
+    engine.gate.on_readable().unwrap();
+    engine.gate.flush().unwrap();
+    // Past the queue, which nobody reads.
+    engine.connections[0].socket.write_all(b"third").unwrap();
+    let mut said = [0; 16];
+    c.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"firstsecondthird");
+}
+
 #[test]
 fn ingress_that_is_shut_draws_no_reaction() {
     let Some(_alone) = alone() else { return };

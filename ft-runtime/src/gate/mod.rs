@@ -53,7 +53,7 @@ pub struct Gate {
     /// `None`: this kernel can't; every packet is asked about.
     passes: Option<Passes>,
     passed: Vec<Pass>,
-    /// What left since the right to send began may be queued, and was not read yet: nothing may overtake it.
+    /// A connection is to pass, and what it said before may still be queued: nothing may overtake that.
     unread: bool,
 }
 
@@ -83,7 +83,7 @@ impl Gate {
             verdicts: Vec::new(),
             passes,
             passed: Vec::new(),
-            unread: true,
+            unread: false,
         })
     }
 
@@ -130,8 +130,10 @@ impl Gate {
         self.verdicts.clear();
         // What waited goes before what comes. After a takeover that is all that the rebuilt sockets repeat: a later packet
         // in front of it has a later timestamp, and clients drop what then comes with an earlier one (PAWS).
+        let known = self.passed.len();
+        self.judge.take_passes(&mut self.passed);
+        self.unread |= self.passed[known..].iter().any(|p| matches!(p, Pass::Open { .. }));
         if !self.unread {
-            self.judge.take_passes(&mut self.passed);
             for p in self.passed.drain(..) {
                 if let Some(passes) = &mut self.passes {
                     passes.apply(&p);
@@ -165,7 +167,6 @@ impl Gate {
         self.judge.take_verdicts(&mut self.verdicts);
         self.verdicts.clear();
         self.lapsed = false;
-        self.unread = true;
         self.lease.grant(until);
         Ok(())
     }
