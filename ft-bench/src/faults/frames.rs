@@ -39,6 +39,15 @@ pub struct Sent {
     /// Since 1970, when the switch had it.
     pub at_ns: u64,
     pub by: &'static str,
+    /// Its beginning: to tell what it is.
+    pub head: [u8; HEAD_BYTES],
+}
+
+/// Headers up to TCP's flags.
+const HEAD_BYTES: usize = 54;
+
+fn head(frame: &[u8]) -> [u8; HEAD_BYTES] {
+    std::array::from_fn(|k| frame.get(k).copied().unwrap_or_default())
 }
 
 /// Listens until it is asked what it has heard.
@@ -94,6 +103,8 @@ fn open(namespace: &File, hosts: [&'static str; 2]) -> io::Result<(OwnedFd, Port
     setsockopt(&s, RcvBufForce, &BUFFER_BYTES)?;
     setsockopt(&s, ReceiveTimestampns, &true)?;
     SockRef::from(&s).attach_filter(&only_incoming())?;
+    // What came before that was not filtered: an announcement that the switch sent to the other host looks like that host's.
+    while receive(&s)?.is_some() {}
     Ok((s, ports))
 }
 
@@ -121,7 +132,7 @@ fn listen(socket: &OwnedFd, ports: Ports, addresses: &[IpAddr], done: &AtomicBoo
             if let Some((_, by)) = by
                 && source(&frame).is_some_and(|s| addresses.contains(&s))
             {
-                all.push(Sent { at_ns, by });
+                all.push(Sent { at_ns, by, head: head(&frame) });
             }
         }
         if last {
@@ -208,6 +219,7 @@ pub struct Turn {
     pub first_ns: u64,
     pub last_ns: u64,
     pub frames: u64,
+    pub head: [u8; HEAD_BYTES],
 }
 
 /// Frames in the order of their times.
@@ -219,7 +231,7 @@ pub fn turns(sent: &[Sent]) -> Vec<Turn> {
                 t.last_ns = s.at_ns;
                 t.frames += 1;
             }
-            None => all.push(Turn { by: s.by, first_ns: s.at_ns, last_ns: s.at_ns, frames: 1 }),
+            None => all.push(Turn { by: s.by, first_ns: s.at_ns, last_ns: s.at_ns, frames: 1, head: s.head }),
         }
     }
     all
@@ -229,12 +241,15 @@ pub fn turns(sent: &[Sent]) -> Vec<Turn> {
 pub fn two_senders(turns: &[Turn]) -> Option<String> {
     let (k, again) = turns.iter().enumerate().find(|(k, t)| turns[..*k].iter().any(|e| e.by == t.by))?;
     let between = &turns[k - 1];
+    let hex = |t: &Turn| t.head.iter().map(|b| format!("{b:02x}")).collect::<String>();
     Some(format!(
-        "{} sent {} frames from the service's address, the first {:.3} ms after {} had begun",
+        "{} sent {} frames from the service's address, the first {:.3} ms after {} had begun ({}, after {})",
         again.by,
         again.frames,
         (again.first_ns - between.first_ns) as f64 / 1e6,
-        between.by
+        between.by,
+        hex(again),
+        hex(between)
     ))
 }
 
@@ -243,13 +258,13 @@ mod tests {
     use super::*;
 
     fn sent(all: &[(u64, &'static str)]) -> Vec<Turn> {
-        turns(&all.iter().map(|(at_ns, by)| Sent { at_ns: *at_ns, by }).collect::<Vec<_>>())
+        turns(&all.iter().map(|(at_ns, by)| Sent { at_ns: *at_ns, by, head: head(&[]) }).collect::<Vec<_>>())
     }
 
     #[test]
     fn one_after_the_other_is_no_two_senders() {
         let t = sent(&[(1, "alpha"), (2, "alpha"), (9, "beta"), (10, "beta"), (11, "beta")]);
-        assert_eq!(t[1], Turn { by: "beta", first_ns: 9, last_ns: 11, frames: 3 });
+        assert_eq!(t[1], Turn { by: "beta", first_ns: 9, last_ns: 11, frames: 3, head: head(&[]) });
         assert_eq!((t.len(), two_senders(&t)), (2, None));
         assert_eq!(two_senders(&sent(&[])), None);
     }
