@@ -636,7 +636,7 @@ fn a_backup_whose_gate_is_flushed_mends_it() {
 }
 
 const LOST: &str = "ARBITER LOST";
-const BACK: &str = "the arbiter answers again";
+const BACK: &str = "the arbiter answers";
 
 /// The witness is lost under load and perhaps comes back: nothing moves, and those who lost it say so.
 fn outlives_the_witness(name: &str, host: &str, fault: &str, heal: Option<&str>, tell: &[&str]) {

@@ -139,6 +139,7 @@ pub enum Report {
     NoTakeoverWithoutArbiter {
         why: ClaimCause,
     },
+    ArbiterAwaited,
     ArbiterLost,
     ArbiterBack,
     ArbiterEmpty,
@@ -289,10 +290,13 @@ impl fmt::Display for Report {
                 f,
                 "NOT taking over although {why}: there is no arbiter; `ft force` here if the other host is off for certain",
             ),
+            Self::ArbiterAwaited => f.write_str(
+                "the arbiter does not answer yet; until it does this host starts no service and takes none over; see that it runs",
+            ),
             Self::ArbiterLost => f.write_str(
                 "ARBITER LOST: it does not answer; the service runs on, but the next failure would stop it; repair it now",
             ),
-            Self::ArbiterBack => f.write_str("the arbiter answers again"),
+            Self::ArbiterBack => f.write_str("the arbiter answers"),
             Self::ArbiterEmpty => f.write_str(
                 "the arbiter has no record of this service: nothing is granted on its word; was its state file lost?",
             ),

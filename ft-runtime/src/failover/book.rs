@@ -49,14 +49,29 @@ pub enum News {
     Silence,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 enum Waiting {
+    #[default]
     Nothing,
     Read(RequestId),
     Put(RequestId),
 }
 
-#[derive(Debug)]
+/// How the arbiter stands to this host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Standing {
+    /// Nothing is known: taken for good.
+    #[default]
+    Unknown,
+    /// It has not answered once.
+    Awaited,
+    /// The last request was answered, and with nothing older than what is known.
+    Answers,
+    /// It did answer.
+    Lost,
+}
+
+#[derive(Debug, Default)]
 pub struct Book {
     last: RequestId,
     waiting: Waiting,
@@ -64,14 +79,7 @@ pub struct Book {
     known: Option<Record>,
     /// The highest version that a put of ours expected: later records show that none of them is on its way.
     expected: Option<Version>,
-    /// The last request was answered, and with nothing older than what is known.
-    reachable: bool,
-}
-
-impl Default for Book {
-    fn default() -> Self {
-        Self { last: RequestId(0), waiting: Waiting::Nothing, known: None, expected: None, reachable: true }
-    }
+    standing: Standing,
 }
 
 impl Book {
@@ -80,7 +88,7 @@ impl Book {
     }
 
     pub fn is_reachable(&self) -> bool {
-        self.reachable
+        matches!(self.standing, Standing::Unknown | Standing::Answers)
     }
 
     pub fn is_waiting(&self) -> bool {
@@ -112,26 +120,33 @@ impl Book {
         let record = match answer {
             Answer::Granted(record) => Some(record),
             Answer::Lost(record) | Answer::Current(record) => record,
-            Answer::TimedOut | Answer::Unreachable => return Some(self.lost(Report::ArbiterLost, out)),
+            Answer::TimedOut | Answer::Unreachable => return Some(self.silent(out)),
         };
         let version = record.map_or(Version::ABSENT, |r| r.version);
         if self.known.is_some_and(|k| k.version > version) {
             // Nothing but a lost disk makes an arbiter forget. What it says now can't be trusted with anything.
-            return Some(self.lost(Report::ArbiterForgot, out));
+            return Some(self.lost(Standing::Lost, Report::ArbiterForgot, out));
         }
-        if !self.reachable {
-            self.reachable = true;
+        if !self.is_reachable() {
             out.push(Action::Report(Report::ArbiterBack));
         }
+        self.standing = Standing::Answers;
         self.known = record;
         let settled = self.expected.is_none_or(|e| version > e);
         Some(News::Heard(Heard { record, settled }))
     }
 
+    fn silent(&mut self, out: &mut Vec<Action>) -> News {
+        match self.standing {
+            Standing::Unknown => self.lost(Standing::Awaited, Report::ArbiterAwaited, out),
+            _ => self.lost(Standing::Lost, Report::ArbiterLost, out),
+        }
+    }
+
     /// Told once, at the first request that shows it.
-    fn lost(&mut self, report: Report, out: &mut Vec<Action>) -> News {
-        if self.reachable {
-            self.reachable = false;
+    fn lost(&mut self, to: Standing, report: Report, out: &mut Vec<Action>) -> News {
+        if self.is_reachable() {
+            self.standing = to;
             out.push(Action::Report(report));
         }
         News::Silence

@@ -50,7 +50,7 @@ const STEP_MAX: Duration = Duration::from_secs(60);
 /// For the primary's frames to reach the backup's tap, and how often it looks.
 const FLOOD_MAX: Duration = Duration::from_secs(3);
 const FLOOD_EVERY: Duration = Duration::from_millis(20);
-/// For one answer of the arbiter; then it is asked again.
+/// For one answer of the arbiter, beyond the silence that hosts grant each other; then it is asked again.
 const ARBITER_MAX: Duration = Duration::from_millis(1000);
 /// How long `ft` sleeps at most while it waits for its part.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
@@ -293,6 +293,7 @@ fn timing(silence_ms: u64) -> Timing {
 fn decider(c: &Config) -> Result<Decider, Error> {
     let (me, peer) = (host_id(&c.host.name), host_id(&c.peer.name));
     let start = |a: std::io::Result<Arbiter>| a.map(Some).map_err(io_error("starting the thread that asks the arbiter"));
+    let max = ARBITER_MAX + c.limits.silence();
     let (kind, arbiter) = match &c.arbiter {
         ArbiterConfig::Witness { address, key_file } => {
             let seal = match key_file {
@@ -300,10 +301,10 @@ fn decider(c: &Config) -> Result<Decider, Error> {
                 None => Seal::ByStream,
             };
             let name = ServiceName::new(&c.service.name).map_err(|e| Error::Refused(format!("service.name: {e}")))?;
-            (ArbiterKind::Votes, start(Arbiter::start(WitnessClient::new(Tcp(*address), name, seal), ARBITER_MAX))?)
+            (ArbiterKind::Votes, start(Arbiter::start(WitnessClient::new(Tcp(*address), name, seal), max))?)
         }
         ArbiterConfig::File { file } => {
-            (ArbiterKind::Votes, start(Arbiter::start(FileArbiter::new(file, me), ARBITER_MAX))?)
+            (ArbiterKind::Votes, start(Arbiter::start(FileArbiter::new(file, me), max))?)
         }
         ArbiterConfig::None => (ArbiterKind::None { alone_allowed: false }, None),
     };
