@@ -140,6 +140,10 @@ pub enum Act<'a> {
     /// A copy of the process as it is at the start of this point, for the engine to read and to end; process 0: there is
     /// none, for lack of memory or processes.
     Copied { point: InputPoint, host_pid: u32 },
+    /// A file that is about to change was `size` bytes long, and had these at `offset`: told while the engine copies files.
+    Replaced { device: u64, inode: u64, size: u64, offset: u64, bytes: &'a [u8] },
+    /// Files are about to change in a way that can't be told.
+    Untold { text: &'a [u8] },
 }
 
 /// What travels from guest to engine.
@@ -192,6 +196,8 @@ mod tag {
     pub const READS_PIPE: u8 = 80;
     pub const BIND: u8 = 81;
     pub const COPIED: u8 = 82;
+    pub const REPLACED: u8 = 83;
+    pub const UNTOLD: u8 = 84;
 }
 
 impl<'a> Event<'a> {
@@ -450,6 +456,15 @@ impl<'a> Act<'a> {
                 w.uint(point.0);
                 w.uint(host_pid.into());
             }
+            Act::Replaced { device, inode, size, offset, bytes } => {
+                w.u8(tag::REPLACED);
+                [device, inode, size, offset].into_iter().for_each(|n| w.uint(n));
+                return bytes;
+            }
+            Act::Untold { text } => {
+                w.u8(tag::UNTOLD);
+                return text;
+            }
         }
         &[]
     }
@@ -494,6 +509,14 @@ impl<'a> Act<'a> {
             tag::NOTE => Act::Note { text: r.rest() },
             tag::LIVE => Act::Live { point: InputPoint(r.uint()?) },
             tag::COPIED => Act::Copied { point: InputPoint(r.uint()?), host_pid: r.u32()? },
+            tag::REPLACED => Act::Replaced {
+                device: r.uint()?,
+                inode: r.uint()?,
+                size: r.uint()?,
+                offset: r.uint()?,
+                bytes: r.rest(),
+            },
+            tag::UNTOLD => Act::Untold { text: r.rest() },
             t => return Err(DecodeError::Unknown(t)),
         })
     }

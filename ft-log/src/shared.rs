@@ -19,7 +19,7 @@ pub const SHIM_REGION: core::ops::Range<u64> = SHIM_BASE..0x2100_0000_0000;
 
 /// "ftshared" in little endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ftshared");
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The service and its fork children that run at the same time.
 pub const DOMAINS_MAX: usize = 16;
@@ -66,6 +66,42 @@ pub mod copy {
     pub const READ: u32 = 3;
 }
 
+/// How far the engine is with copying the files that belong to a copy of the process. The guest begins, with the copy.
+pub mod files {
+    /// Nothing is copied.
+    pub const FREE: u32 = 0;
+    /// The engine looks what there is. Names and what belongs to them stay as they are: who wants to change them waits.
+    pub const LISTED: u32 = 1;
+    /// The engine reads what is in them.
+    pub const READ: u32 = 2;
+}
+
+/// What a process that is made of a copy is given: a table of files that lie on another disk now.
+pub mod moved {
+    /// A file by device and inode: on the disk of the copied process, and on this one.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Moved {
+        pub from: [u64; 2],
+        pub to: [u64; 2],
+    }
+
+    /// Of a table of so many.
+    pub const fn bytes(len: usize) -> usize {
+        size_of::<u64>() + len * size_of::<Moved>()
+    }
+
+    /// # Safety
+    /// At `at`, aligned for words, lies a number and so many [`Moved`], for as long as the result is used.
+    pub unsafe fn read<'a>(at: u64) -> &'a [Moved] {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let len = *(at as *const u64) as usize;
+            core::slice::from_raw_parts((at + size_of::<u64>() as u64) as *const Moved, len)
+        }
+    }
+}
+
 /// Initial mappings of the program, as the kernel made them at exec.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,6 +137,8 @@ pub struct Header {
     pub memory_every: AtomicU64,
     /// One of [`copy`].
     pub copy: AtomicU32,
+    /// One of [`files`]. But where it is free, whoever changes a file's content tells before what was there.
+    pub files: AtomicU32,
     /// 1: the engine sleeps on the doorbell and wants a write to it.
     pub engine_waits: Line<AtomicU32>,
     /// The guest's own first process id, as it sees itself.

@@ -29,7 +29,7 @@ struct Recipe {
 
 const EVENTS: usize = 10;
 const ENTRIES: usize = EVENTS + 6;
-const ACTS: usize = 19;
+const ACTS: usize = 21;
 
 impl Recipe {
     fn entry(&self) -> Entry<'_> {
@@ -105,6 +105,8 @@ impl Recipe {
                 freebind: self.b & 1 != 0,
             },
             17 => Act::Copied { point: InputPoint(self.c), host_pid: self.b },
+            18 => Act::Replaced { device: self.c, inode: self.d, size: self.six[0], offset: self.six[1], bytes },
+            19 => Act::Untold { text: bytes },
             _ => Act::Live { point: InputPoint(self.c) },
         }
     }

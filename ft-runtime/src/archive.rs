@@ -143,7 +143,14 @@ pub fn unpack(from: impl Read, dir: &Path) -> io::Result<()> {
                 let mut f = File::options().write(true).create_new(true).open(&path).map_err(at(&path))?;
                 io::copy(&mut entry, &mut f).map_err(at(&path))?;
             }
-            EntryType::Fifo | EntryType::Char | EntryType::Block => make_node(&path, kind, device).map_err(at(&path))?,
+            EntryType::Fifo | EntryType::Char | EntryType::Block => {
+                let format = match kind {
+                    EntryType::Fifo => libc::S_IFIFO,
+                    EntryType::Char => libc::S_IFCHR,
+                    _ => libc::S_IFBLK,
+                };
+                make_node(&path, format, libc::makedev(device.0, device.1)).map_err(at(&path))?;
+            }
             other => return Err(io::Error::other(format!("{}: unknown kind {other:?} in the archive", name.display()))),
         }
         std::os::unix::fs::lchown(&path, Some(uid), Some(gid)).map_err(at(&path))?;
@@ -164,12 +171,12 @@ pub fn unpack(from: impl Read, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn set_times(path: &Path, (atime, mtime): (TimeSpec, TimeSpec)) -> io::Result<()> {
+pub(crate) fn set_times(path: &Path, (atime, mtime): (TimeSpec, TimeSpec)) -> io::Result<()> {
     utimensat(nix::fcntl::AT_FDCWD, path, &atime, &mtime, UtimensatFlags::NoFollowSymlink).map_err(|e| at(path)(e.into()))
 }
 
 /// `name` under `dir`; never outside.
-fn inside(dir: &Path, name: &Path) -> io::Result<PathBuf> {
+pub(crate) fn inside(dir: &Path, name: &Path) -> io::Result<PathBuf> {
     let mut path = dir.to_owned();
     for c in name.components() {
         match c {
@@ -187,15 +194,11 @@ fn parse_time(b: &[u8]) -> Option<TimeSpec> {
     Some(TimeSpec::new(s.parse().ok()?, ns.parse().ok()?))
 }
 
-fn make_node(path: &Path, kind: EntryType, device: (u32, u32)) -> io::Result<()> {
-    let format = match kind {
-        EntryType::Fifo => libc::S_IFIFO,
-        EntryType::Char => libc::S_IFCHR,
-        _ => libc::S_IFBLK,
-    };
+/// `format`: S_IFIFO, S_IFCHR or S_IFBLK.
+pub(crate) fn make_node(path: &Path, format: u32, device: u64) -> io::Result<()> {
     let c = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: the path is a terminated string that lives through the call.
-    let r = unsafe { libc::mknod(c.as_ptr(), format | 0o600, libc::makedev(device.0, device.1)) };
+    let r = unsafe { libc::mknod(c.as_ptr(), format | 0o600, device) };
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -215,7 +218,7 @@ mod tests {
         let long = "x".repeat(200);
         fs::write(from.join(&long), b"").unwrap();
         fs::set_permissions(from.join("a/file"), fs::Permissions::from_mode(0o4751)).unwrap();
-        make_node(&from.join("fifo"), EntryType::Fifo, (0, 0)).unwrap();
+        make_node(&from.join("fifo"), libc::S_IFIFO, 0).unwrap();
         // SAFETY: no pointers.
         let root = unsafe { libc::geteuid() } == 0;
         if root {

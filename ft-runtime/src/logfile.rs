@@ -64,7 +64,7 @@ pub enum LogFileError {
 }
 
 /// Bytes that are text nearly always: a JSON string then, `{"hex": ".."}` otherwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OsText(pub OsString);
 
 impl From<&OsStr> for OsText {

@@ -84,14 +84,7 @@ impl Record {
     /// The exit status.
     pub fn run(&self) -> Result<i32, Error> {
         let dirs = state_dirs(&self.state_dirs, &self.output)?;
-        if self.snapshot_every.is_some() && !dirs.is_empty() {
-            return Err(Error::Refused(
-                "snapshots don't hold state directories yet: leave out --state, with a server that writes no files, or \
-                 --snapshot-every"
-                    .into(),
-            ));
-        }
-        let snapshots = self.snapshot_every.map(|every| Taker::new(snapshot_prefix(&self.output), every));
+        let snapshots = self.snapshot_every.map(|every| Taker::new(snapshot_prefix(&self.output), every, dirs.clone()));
         let outcome = self.server.run(self.memory_every, &self.show, snapshots, |s| {
             s.memory_slices = self.memory_slices;
             let header = header(s, &dirs)?;

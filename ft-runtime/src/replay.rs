@@ -7,7 +7,9 @@ use crate::engine::{Ended, EngineError, Outcome};
 use crate::logfile::{End, Header, Recording};
 use crate::overlay::PrivateRoot;
 use crate::record::sha256;
+use crate::snapshot::Source;
 use crate::snapshot::file::SnapshotReader;
+use crate::snapshot::tree::Making;
 use crate::start::{EXIT_FT, Error, Show, Surroundings, exit_code, io_error, prepare_process, run_backup};
 use ft_log::ids::InputPoint;
 use serde::{Deserialize, Serialize};
@@ -89,8 +91,18 @@ impl Replay {
         // Before anything temporary exists: from here a signal ends the replay in order.
         let signals = prepare_process()?;
         let mut root = PrivateRoot::create(self.keep)?;
-        for (k, dir) in recording.header.state_dirs.iter().enumerate() {
-            root.replace(Path::new(&dir.0), |to| archive::unpack(recording.state(k), to))?;
+        let mut snapshot = self.from.as_deref().map(SnapshotReader::open).transpose()?;
+        if snapshot.as_ref().is_some_and(|s| s.head.seed != recording.header.seed) {
+            return Err(Error::Refused("the snapshot is of another recording; use one that was taken with this one".into()));
+        }
+        let mut files = Making::default();
+        match &snapshot {
+            Some(s) => s.head.trees.iter().try_for_each(|t| root.replace(Path::new(&t.path.0), |to| files.add(t, to)))?,
+            None => {
+                for (k, dir) in recording.header.state_dirs.iter().enumerate() {
+                    root.replace(Path::new(&dir.0), |to| archive::unpack(recording.state(k), to))?;
+                }
+            }
         }
         let enter = root.enter()?;
         let keep = self.keep.then(|| root.dir().to_owned());
@@ -104,18 +116,16 @@ impl Replay {
             cursors.limit(n);
         }
         let mut feed = Feed::new(cursors);
-        let snapshot = self.from.as_deref().map(SnapshotReader::open).transpose()?;
         if let Some(s) = &snapshot {
-            if s.head.seed != recording.header.seed {
-                return Err(Error::Refused("the snapshot is of another recording; use one that was taken with this one".into()));
-            }
             feed.skip_to(InputPoint(s.head.point)).map_err(EngineError::from)?;
         }
-        let result = run_backup(&surroundings, feed, &self.show, signals, self.live_after.is_some(), |spec| {
+        let begins = snapshot.as_mut().map(|s| std::mem::take(&mut s.engine)).unwrap_or_default();
+        let then_live = self.live_after.map(|_| begins);
+        let result = run_backup(&surroundings, feed, &self.show, signals, then_live, |spec| {
             spec.stdout = Some(out_end);
             spec.stderr = Some(err_end);
             spec.pre_exec = Some(enter);
-            spec.snapshot = snapshot;
+            spec.snapshot = snapshot.map(|reader| Source { reader, files });
         });
         let seconds = start.elapsed().as_secs_f64();
         // The guest and with it the writing ends are gone.

@@ -6,6 +6,7 @@ use crate::engine::{Ended, Engine, EngineError, Outcome, Setup, sys};
 use crate::guest::{Guest, LaunchError, LaunchSpec, ShimImage, ShimImageError, launch};
 use crate::logfile::LogFileError;
 use crate::overlay::OverlayError;
+use crate::snapshot::EngineState;
 use crate::snapshot::taker::Taker;
 use ft_log::shared::{Segment, flag, role};
 use nix::unistd::Pid;
@@ -218,13 +219,14 @@ pub fn run_primary(
     Ok(outcome)
 }
 
-/// Runs a guest that follows a log; `adapt` changes how it is started.
+/// Runs a guest that follows a log; `adapt` changes how it is started. `then_live`: at the log's end it goes live, with what was
+/// known where it begins.
 pub fn run_backup(
     s: &Surroundings,
     feed: crate::engine::feed::Feed<crate::logfile::Cursors>,
     show: &Show,
     signals: OwnedFd,
-    then_live: bool,
+    then_live: Option<EngineState>,
     adapt: impl FnOnce(&mut LaunchSpec),
 ) -> Result<Outcome, Error> {
     let trace = show.open_trace()?;
@@ -234,10 +236,9 @@ pub fn run_backup(
     // Ours are the other ends of pipes whose end the readers wait for.
     drop(spec);
     let setup = setup(guest, signals, trace)?;
-    let engine = if then_live {
-        Engine::backup_then_primary(setup, feed, Box::new(NoLog::default()))?
-    } else {
-        Engine::backup(setup, feed)?
+    let engine = match then_live {
+        Some(begins) => Engine::backup_then_primary(setup, feed, Box::new(NoLog::default()), begins)?,
+        None => Engine::backup(setup, feed)?,
     };
     Ok(engine.run()?)
 }

@@ -91,6 +91,14 @@ impl Channel {
         status.answer.load(Ordering::Relaxed)
     }
 
+    /// Waits while a word of the engine's is `value`. The guest can't notice the wait.
+    pub fn wait_while(&mut self, word: &AtomicU32, value: u32) {
+        self.announce();
+        while word.load(Ordering::Acquire) == value {
+            futex_wait(word, value, None);
+        }
+    }
+
     /// Copies the next message from the engine into `buffer` and takes it off the ring; its length.
     pub fn pop(&mut self, buffer: &mut [u8]) -> Option<usize> {
         let n = self.to_guest.pop_into(buffer).expect("ring to guest corrupt");

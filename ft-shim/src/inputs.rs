@@ -13,7 +13,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use ft_log::entry::{Act, Applied, ClockSample, Entry, Event, FromGuest, HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use ft_log::idle::{Claim, Waiting};
 use ft_log::ids::InputPoint;
@@ -137,6 +137,11 @@ impl Inputs {
     /// Something that follows from no input: the log need not cover it.
     pub fn tell(&mut self, a: Act) {
         self.channel.send(&FromGuest::Act(a));
+    }
+
+    /// Waits while a word of the engine's is `value`.
+    pub fn wait_while(&mut self, word: &AtomicU32, value: u32) {
+        self.channel.wait_while(word, value);
     }
 
     pub fn header(&self) -> &'static Header {

@@ -543,6 +543,9 @@ pub fn arity(number: u16) -> usize {
 
 /// Answers a call.
 pub fn run(k: &mut Kernel, number: u32, a: &Args) -> Reply {
+    if k.tells_changes {
+        k.tell_change(number, a);
+    }
     match find(number) {
         Some(Row { answer: Some(f), .. }) => f(k, a),
         Some(r) => {

@@ -3,9 +3,10 @@
 
 use crate::left_out::left_out;
 use crate::process::{Finished, Running};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -46,15 +47,6 @@ pub fn all() -> Vec<String> {
 /// Those that are run.
 pub fn run() -> Vec<String> {
     all().into_iter().filter(|n| left_out().all(|name| name != n)).collect()
-}
-
-/// Those that write no files: snapshots don't hold state directories.
-pub fn without_files() -> Vec<String> {
-    let writes = |name: &String| {
-        let source = sources().join(format!("{name}.c"));
-        fs::read_to_string(&source).unwrap_or_else(|e| panic!("{}: {e}", source.display())).contains("guest_dir.h")
-    };
-    run().into_iter().filter(|name| !writes(name)).collect()
 }
 
 fn sources() -> PathBuf {
@@ -180,21 +172,32 @@ impl Trial {
         Ok(())
     }
 
-    /// Snapshots don't hold state directories: the recording has none.
     fn snapshot_steps(&self) -> Result<u64, String> {
-        let recorded = self.record(&["--snapshot-every".as_ref(), SNAPSHOT_EVERY.as_ref()])?;
+        let state = self.state();
+        let options = ["--snapshot-every".as_ref(), SNAPSHOT_EVERY.as_ref(), "--state".as_ref(), state.as_os_str()];
+        let recorded = self.record(&options)?;
         let snapshots = snapshots(&self.recording())?;
         let found = snapshots.len() as u64;
+        let mut whole = None;
         for (point, snapshot) in snapshots.iter().step_by(found.div_ceil(SNAPSHOTS_MAX).max(1) as usize) {
             let name = format!("from-point-{point}");
             let rest = self.replay(&name, &["--from".as_ref(), snapshot.as_os_str()])?;
-            if !recorded.stdout.ends_with(&rest.stdout) {
-                return Err(format!("{name}: it printed {:?}, which is no end of {:?}", rest.stdout, recorded.stdout));
+            is_end_of(&recorded, &name, &rest)?;
+            // What a client of a network program has of it depends on when its connection broke.
+            if !self.name.starts_with("net/") {
+                let whole = match whole {
+                    Some(n) => n,
+                    None => *whole.insert(self.replay("replay", &[])?.entries),
+                };
+                let entries = whole - rest.entries / 2;
+                let name = format!("{name}-live-after-{entries}");
+                let options = ["--from".as_ref(), snapshot.as_os_str(), "--live-after".as_ref()];
+                let live = self.replay(&name, &[&options[..], &[entries.to_string().as_ref()]].concat())?;
+                is_end_of(&recorded, &name, &live)?;
             }
         }
         Ok(found)
     }
-
 
     fn record(&self, options: &[&OsStr]) -> Result<Finished, String> {
         self.converse("recorded", |program, port| {
@@ -271,6 +274,9 @@ impl Trial {
         let mut dirs = fs::read_dir(&kept).map_err(|e| format!("{}: {e}", kept.display()))?;
         let stdout = match (dirs.next(), dirs.next()) {
             (Some(Ok(d)), None) => {
+                if d.path().join("state-1").is_dir() {
+                    same_files(&self.state(), &d.path().join("state-1"))?;
+                }
                 let path = d.path().join("stdout");
                 fs::read(&path)
                     .map(|b| String::from_utf8_lossy(&b).into_owned())
@@ -310,6 +316,13 @@ pub fn snapshots(recording: &Path) -> Result<BTreeMap<u64, PathBuf>, String> {
     Ok(entries.filter_map(|e| point(e.ok()?.path())).collect())
 }
 
+fn is_end_of(recorded: &Finished, name: &str, rest: &Replayed) -> Result<(), String> {
+    if recorded.stdout.ends_with(&rest.stdout) {
+        return Ok(());
+    }
+    Err(format!("{name}: it printed {:?}, which is no end of {:?}", rest.stdout, recorded.stdout))
+}
+
 fn succeeded(f: Finished) -> Result<(), String> {
     if f.stdout.ends_with("EXIT-SUCCESS\n") { Ok(()) } else { Err(f.report("did not end with EXIT-SUCCESS")) }
 }
@@ -318,6 +331,38 @@ fn succeeded(f: Finished) -> Result<(), String> {
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("::", 0)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)));
     listener.and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+/// The same names, kinds, modes and content. Sockets are those of the host.
+fn same_files(recorded: &Path, replayed: &Path) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("{}: {e}", recorded.display());
+    let kind = |p: &Path| {
+        let m = fs::symlink_metadata(p).map_err(|e| format!("{}: {e}", p.display()))?;
+        Ok::<_, String>((m.mode(), m.is_dir(), m.file_type()))
+    };
+    let ((mode, is_dir, t), (other, ..)) = (kind(recorded)?, kind(replayed)?);
+    if mode != other {
+        return Err(format!("{} has mode {mode:o}, in the replay {other:o}", recorded.display()));
+    }
+    if t.is_symlink() && fs::read_link(recorded).map_err(failed)? != fs::read_link(replayed).map_err(failed)? {
+        return Err(format!("{} leads elsewhere in the replay", recorded.display()));
+    }
+    if t.is_file() && fs::read(recorded).map_err(failed)? != fs::read(replayed).map_err(failed)? {
+        return Err(format!("{} differs from {}", recorded.display(), replayed.display()));
+    }
+    if !is_dir {
+        return Ok(());
+    }
+    let names = |dir: &Path| {
+        let entries = fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?.flatten();
+        let kept = entries.filter(|e| !e.file_type().is_ok_and(|t| t.is_socket()));
+        Ok::<_, String>(kept.map(|e| e.file_name()).collect::<BTreeSet<_>>())
+    };
+    let (one, two) = (names(recorded)?, names(replayed)?);
+    if one != two {
+        return Err(format!("{} has {one:?}, in the replay {two:?}", recorded.display()));
+    }
+    one.iter().try_for_each(|n| same_files(&recorded.join(n), &replayed.join(n)))
 }
 
 fn same(one: &str, x: &str, two: &str, y: &str) -> Result<(), String> {

@@ -2,6 +2,7 @@
 
 use crate::guest::{cuts, free_port, snapshots};
 use crate::process::{Finished, Running};
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -60,17 +61,12 @@ impl Service<'_> {
         let (mut least, mut reached) = (0, 0);
         for entries in cuts(entries) {
             let name = format!("live-after-{entries}");
-            let mut live = self.replay(&name, &["--live-after", &entries.to_string()])?;
-            if let Some(client) = self.reach(&mut live)? {
+            if let Some(n) = self.live(&name, &["--live-after", &entries.to_string()])? {
                 reached += 1;
-                least = had_come_to(client).map_err(|e| format!("{name}: {e}")).and_then(|n| {
-                    if n < least { Err(format!("{name}: counted to {n}; cut earlier it had counted to {least}")) } else { Ok(n) }
-                })?;
-            }
-            let f = live.finish(LIMIT)?;
-            let r = report(&f)?;
-            if r["ok"] != true || r["exit_status"] != 0 {
-                return Err(f.report("did not end in order"));
+                if n < least {
+                    return Err(format!("{name}: counted to {n}; cut earlier it had counted to {least}"));
+                }
+                least = n;
             }
         }
         if reached < 3 || least == 0 {
@@ -79,11 +75,24 @@ impl Service<'_> {
         Ok(())
     }
 
+    /// How far a replay that goes live has come; `None`: it ended by itself.
+    fn live(&self, name: &str, options: &[&str]) -> Result<Option<u32>, String> {
+        let mut live = self.replay(name, options)?;
+        let client = self.reach(&mut live)?;
+        let come_to = client.map(|c| had_come_to(c).map_err(|e| format!("{name}: {e}"))).transpose()?;
+        let f = live.finish(LIMIT)?;
+        let r = report(&f)?;
+        if r["ok"] == true && r["exit_status"] == 0 { Ok(come_to) } else { Err(f.report("did not end in order")) }
+    }
+
     fn snapshot_steps(&self) -> Result<(), String> {
         const SNAPSHOTS: usize = 4;
         let are_there = || Ok(snapshots(&self.recording)?.len() >= SNAPSHOTS);
-        let options = ["--snapshot-every", "0.1", "--memory-every", "10"];
-        self.record(&options, &["--appendonly", "no"], BETWEEN_STEPS, &are_there)?;
+        let state = self.dir.join("state");
+        std::fs::create_dir(&state).map_err(|e| format!("{}: {e}", state.display()))?;
+        let state = state.to_str().ok_or("TMPDIR is no UTF-8")?;
+        let options = ["--snapshot-every", "0.1", "--memory-every", "10", "--state", state];
+        self.record(&options, &["--appendonly", "yes", "--dir", state], BETWEEN_STEPS, &are_there)?;
         let snapshots = snapshots(&self.recording)?;
         for (point, path) in &snapshots {
             let name = format!("from-point-{point}");
@@ -94,7 +103,27 @@ impl Service<'_> {
                 return Err(f.report("did not do what was recorded"));
             }
         }
+        self.live_from(&snapshots)?;
         self.refuses_anothers(snapshots.values().next().ok_or("there are some")?)
+    }
+
+    /// Wherever it begins, a server that goes live at the same place has come equally far.
+    fn live_from(&self, snapshots: &BTreeMap<u64, PathBuf>) -> Result<(), String> {
+        let whole = self.replay("replay", &[])?.finish(LIMIT)?;
+        let entries = report(&whole)?["entries"].as_u64().unwrap_or(0) * 9 / 10;
+        let options = ["--live-after", &entries.to_string()];
+        let want = self.live("live-after", &options)?.ok_or("it ended by itself")?;
+        let mut compared = 0;
+        // The others were taken later.
+        for (point, path) in snapshots.iter().take(snapshots.len() / 2) {
+            let from = ["--from", path.to_str().ok_or("TMPDIR is no UTF-8")?];
+            let got = self.live(&format!("live-from-{point}"), &[from, options].concat())?;
+            if got != Some(want) {
+                return Err(format!("from input point {point} it came to {got:?}, from the start to {want}"));
+            }
+            compared += 1;
+        }
+        if compared == 0 || want == 0 { Err("nothing was compared".into()) } else { Ok(()) }
     }
 
     /// A recording is not gone on with from a snapshot of another one.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 /// They wait for a tenth of a second and more, in which a snapshot can be taken. Others may come to their end before.
-const SLOW: [&str; 5] = ["clock_cputime", "time_coarse", "timerfd_epoll", "net/tcp_push_timer", "net/tcp_timeout"];
+const SLOW: [&str; 7] = ["clock_cputime", "file_changes", "ids_left", "time_coarse", "timerfd_epoll", "net/tcp_push_timer", "net/tcp_timeout"];
 /// How often a slow one is recorded for the sake of a snapshot: the machine may have been busy.
 const RECORDINGS_MAX: u32 = 20;
 
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         let (ft, own_name) = (ft.clone(), name.clone());
         Test::test(name, move || Ok(what(&own_name, ft.get_or_init(guest::ft).as_ref()?)?))
     };
-    let mut tests: Vec<Test> = guest::without_files().into_iter().map(|name| test(name, go_on)).collect();
+    let mut tests: Vec<Test> = guest::run().into_iter().map(|name| test(name, go_on)).collect();
     tests.push(test("redis".into(), |_, ft| redis::go_on_from_snapshots(ft)));
     libtest_mimic::run(&arguments, tests).exit_code()
 }

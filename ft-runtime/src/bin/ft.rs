@@ -92,7 +92,7 @@ struct RecordArgs {
 #[derive(Args)]
 struct ReplayArgs {
     /// Go on from this snapshot of the same recording, instead of the start.
-    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "live_after")]
+    #[arg(long, value_name = "SNAPSHOT")]
     from: Option<PathBuf>,
     /// Follow only the first N entries of the log, then go live and make an own log
     #[arg(long, value_name = "N")]

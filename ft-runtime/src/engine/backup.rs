@@ -52,6 +52,8 @@ pub(crate) struct Backup<S> {
     front: Option<Front>,
     /// There is no other host: the front learns of connections here, and no kernel has what the guest lets go.
     from_recording: bool,
+    /// So many of the next events the front knows already.
+    known: u32,
     /// What domains did to each other here and the log has not said yet.
     unlogged: Unlogged,
     ended: Option<Ended>,
@@ -71,6 +73,7 @@ impl<S: Source> Backup<S> {
             output_bytes: 0,
             front: None,
             from_recording: false,
+            known: 0,
             unlogged: Unlogged::default(),
             ended: None,
             still: None,
@@ -84,9 +87,10 @@ impl<S: Source> Backup<S> {
         Self { front: Some(front), ..Self::new(feed) }
     }
 
-    /// The same where the log is a recording.
-    pub fn of_recording_that_may_go_live(feed: Feed<S>, front: Front) -> Self {
-        Self { from_recording: true, ..Self::that_may_go_live(feed, front) }
+    /// The same where the log is a recording. `known`: of the next events the front knows so many already.
+    pub fn of_recording_that_may_go_live(feed: Feed<S>, mut front: Front, known: u32) -> Self {
+        front.leave_to_kernels();
+        Self { from_recording: true, known, ..Self::that_may_go_live(feed, front) }
     }
 
     pub fn front(&mut self) -> Option<&mut Front> {
@@ -97,7 +101,11 @@ impl<S: Source> Backup<S> {
     fn follow(&mut self, d: DomainId, frame: &[u8]) -> Result<(), EngineError> {
         let Some(front) = self.front.as_mut().filter(|_| self.from_recording && d == SERVICE) else { return Ok(()) };
         if let Entry::Event(e) = Entry::decode(frame).map_err(|e| EngineError::decode(d, e))? {
-            front.follow(&e, Instant::now());
+            if self.known > 0 {
+                self.known -= 1;
+            } else {
+                front.follow(&e, Instant::now());
+            }
         }
         Ok(())
     }
@@ -177,7 +185,7 @@ impl<S: Source> Backup<S> {
                 self.unlogged.kill(domain, signo);
                 Ok(())
             }
-            Across::Copied { .. } => {
+            Across::Copied { .. } | Across::OfFiles(_) => {
                 Err(EngineError::Guest(format!("domain {d} was copied while it follows a log")))
             }
             Across::Diverged(text) => {

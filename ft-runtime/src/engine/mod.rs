@@ -17,7 +17,10 @@ pub mod unlogged;
 
 use crate::front::{Front, Token};
 use crate::logfile::LogFileError;
+use crate::snapshot::EngineState;
+use crate::snapshot::changes::Told;
 use crate::snapshot::taker::Taker;
+use crate::snapshot::tree::{Place, Replaced};
 use backup::Backup;
 use domain::Domain;
 use feed::{Feed, FeedError, Source};
@@ -163,6 +166,7 @@ enum Across {
     PipeReader { pipe: PipeId },
     Kill { domain: DomainId, signo: u8 },
     Copied { point: u64, host_pid: u32 },
+    OfFiles(Told),
     Diverged(String),
 }
 
@@ -336,6 +340,11 @@ fn across(act: Act) -> Option<Across> {
         Act::PipeReader { pipe } => Across::PipeReader { pipe },
         Act::Kill { domain, signo } => Across::Kill { domain, signo },
         Act::Copied { point, host_pid } => Across::Copied { point: point.0, host_pid },
+        Act::Replaced { device, inode, size, offset, bytes } => {
+            let on = Place(device, inode);
+            Across::OfFiles(Told::Replaced(Replaced { on, size, offset, bytes: bytes.to_vec() }))
+        }
+        Act::Untold { text } => Across::OfFiles(Told::Untold(String::from_utf8_lossy(text).into_owned())),
         Act::Diverged { text } => Across::Diverged(String::from_utf8_lossy(text).into_owned()),
         _ => return None,
     })
@@ -390,13 +399,17 @@ impl Engine {
     }
 
     /// The guest follows a log to its end and then makes one itself. Connections of the log's time are broken.
+    /// `begins`: what was known where it begins.
     pub fn backup_then_primary<S: Source + 'static>(
         setup: Setup,
         feed: Feed<S>,
         log: Box<dyn Log>,
+        begins: EngineState,
     ) -> Result<Self, EngineError> {
         let core = Core::new(setup)?;
-        let part = Box::new(Backup::of_recording_that_may_go_live(feed, Front::new(core.epoll.clone())));
+        let EngineState { front, unapplied } = begins;
+        let front = Front::of_state(core.epoll.clone(), front, Instant::now());
+        let part = Box::new(Backup::of_recording_that_may_go_live(feed, front, unapplied));
         Ok(Self { core, part, then: Some(log) })
     }
 
@@ -432,14 +445,15 @@ impl Engine {
     fn run_to_end(&mut self) -> Result<Ended, EngineError> {
         loop {
             let now = Instant::now();
-            let mut more = self.drain()?;
+            let undrained = self.drain()?;
+            let mut more = undrained;
             more |= self.part.turn(&mut self.core, now)?;
             if self.then.is_some() && self.part.is_at_log_end(&self.core)? {
                 more = true;
                 self.go_live()?;
             }
             if let Some(s) = &mut self.core.snapshots {
-                s.turn(&self.core.segment, now);
+                s.turn(&self.core.segment, now, !undrained);
             }
             let backlog = self.core.flush()?;
             if let Some(ended) = self.part.ended(&self.core, now)? {
@@ -487,7 +501,7 @@ impl Engine {
             }
             if empty {
                 timeout = if backlog { BACKLOG_POLL } else { SLEEP_MAX };
-                let snapshot = self.core.snapshots.as_ref().map(Taker::deadline);
+                let snapshot = self.core.snapshots.as_ref().map(|s| s.deadline(Instant::now()));
                 if let Some(at) = [self.part.deadline(), snapshot].into_iter().flatten().min() {
                     timeout = timeout.min(at.saturating_duration_since(Instant::now()));
                 }

@@ -5,6 +5,7 @@ use super::log::Log;
 use super::{Across, Core, DRAIN_FRAMES_MAX, Ended, EngineError, Part, Stats, across};
 use crate::front::{Front, Inbox, ListenSpec, Token};
 use crate::logfile::End;
+use crate::snapshot::EngineState;
 use ft_log::codec::Writer;
 use ft_log::entry::{Act, DIGEST_FORCED, Entry, Event, FromGuest, HEADER_BYTES_MAX};
 use ft_log::ids::{DomainId, LogIndex};
@@ -268,10 +269,18 @@ impl Primary {
             Across::Kill { domain, signo } => self.event(core, domain, &Event::Signal { signo }),
             Across::Copied { point, host_pid } => match &mut core.snapshots {
                 Some(s) if d == SERVICE => {
-                    s.made(core.segment, point, host_pid);
+                    let unapplied = core.domains[usize::from(d.0)].as_ref().map_or(0, |d| d.unapplied);
+                    s.made(core.segment, point, host_pid, EngineState { front: self.front.state(), unapplied });
                     Ok(())
                 }
                 _ => Err(EngineError::Guest(format!("domain {d} was copied, and nobody wanted that"))),
+            },
+            Across::OfFiles(told) => match &core.snapshots {
+                Some(s) => {
+                    s.told(told);
+                    Ok(())
+                }
+                None => Err(EngineError::Guest(format!("domain {d} tells of its files, and nobody copies them"))),
             },
             Across::Diverged(text) => Err(EngineError::Guest(format!("domain {d} compares itself with a log it makes itself: {text}"))),
         }

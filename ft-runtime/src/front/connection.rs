@@ -5,12 +5,14 @@
 //! the one after that. Nothing passes a position that the output rule holds.
 
 use super::send_queue::{KEEP_BYTES, SendQueue};
+use super::state::GuestState;
 use crate::engine::sys;
 use ft_log::entry::{RX_WINDOW_BYTES, TX_WINDOW_BYTES};
 use ft_log::ids::LogIndex;
 use ft_log::output_rule::Held;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, sendmsg};
+use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 use std::io::IoSlice;
 use std::net::{SocketAddr, TcpStream};
@@ -95,7 +97,7 @@ impl Kernel {
 }
 
 /// As for setsockopt(2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketOption {
     pub level: i32,
     pub name: i32,
@@ -108,9 +110,9 @@ pub struct Connection {
     pub local: SocketAddr,
     /// Bytes given to the guest, of them taken out of the kernel, and of them read by the guest. What is given and
     /// not taken is only peeked at: it is safe in the log, and the peer's window closes as if nobody had read it.
-    received: u64,
-    taken: u64,
-    consumed: u64,
+    pub(super) received: u64,
+    pub(super) taken: u64,
+    pub(super) consumed: u64,
     /// The kernel may have something that wasn't taken.
     readable: bool,
     /// A FIN or an error is pending: a short read doesn't mean the end of what there is.
@@ -118,16 +120,16 @@ pub struct Connection {
     /// Why it broke; told to the guest after the bytes that came before.
     broken: Option<u16>,
     /// FIN was told to the guest.
-    input_ended: bool,
+    pub(super) input_ended: bool,
 
-    output: SendQueue,
+    pub(super) output: SendQueue,
     held: Held<HELD_MARKS>,
     allowed: u64,
     writable: bool,
     guest: Guest,
     fin_sent: bool,
     /// The last acknowledgement the guest was told.
-    acked_told: u64,
+    pub(super) acked_told: u64,
     ack_at: Instant,
     ack_step: Duration,
     /// It says nothing more for now, and keeps more than it should.
@@ -135,8 +137,8 @@ pub struct Connection {
     /// Where its output ended at the last sweep.
     swept_end: u64,
     linger: Option<Linger>,
-    /// While another host has the socket: what the guest set, each option once.
-    options: Vec<SocketOption>,
+    /// What the guest set, each option once.
+    pub(super) options: Vec<SocketOption>,
 
     /// In the front's lists.
     pub in_ready: bool,
@@ -506,14 +508,22 @@ impl Connection {
         matches!(self.kernel, Kernel::Elsewhere)
     }
 
-    /// For the socket that may be made here.
+    /// For a socket that is made later, here or elsewhere.
     pub fn keep_option(&mut self, o: SocketOption) {
         self.options.retain(|p| (p.level, p.name) != (o.level, o.name));
         self.options.push(o);
     }
 
-    pub fn take_options(&mut self) -> Vec<SocketOption> {
-        std::mem::take(&mut self.options)
+    pub fn options(&self) -> &[SocketOption] {
+        &self.options
+    }
+
+    pub(super) fn guest_state(&self) -> GuestState {
+        match self.guest {
+            Guest::Open => GuestState::Open,
+            Guest::Shut => GuestState::Shut,
+            Guest::Closed { reset, .. } => GuestState::Closed { reset },
+        }
     }
 
     pub fn inherited(&self) -> Inherited<'_> {

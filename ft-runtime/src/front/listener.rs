@@ -1,5 +1,6 @@
 //! A listening socket of the service.
 
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,8 +8,17 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 /// Of a connection, in the kernel; Linux doubles it for its own bookkeeping.
 pub const RECEIVE_BUFFER_BYTES: usize = 512 << 10;
 
+/// What a listening socket is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenSpec {
+    pub address: SocketAddr,
+    pub backlog: u32,
+    pub v6only: bool,
+}
+
 pub struct Listener {
     socket: TcpListener,
+    pub spec: ListenSpec,
     /// There may be a connection to accept.
     pub ready: bool,
 }
@@ -50,12 +60,12 @@ impl Bound {
         self.0.local_addr()?.as_socket().map(|a| a.port()).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
-    pub fn listen(self, backlog: u32) -> io::Result<Listener> {
+    pub fn listen(self, spec: ListenSpec) -> io::Result<Listener> {
         let socket = self.0;
         // Which of a client's attempts a connection is, the gate learns from its SYN.
         crate::gate::saved_syn::keep(std::os::fd::AsFd::as_fd(&socket))?;
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        Ok(Listener { socket: socket.into(), ready: true })
+        socket.listen(i32::try_from(spec.backlog).unwrap_or(i32::MAX))?;
+        Ok(Listener { socket: socket.into(), spec, ready: true })
     }
 }
 

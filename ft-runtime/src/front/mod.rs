@@ -8,11 +8,13 @@
 pub mod connection;
 pub mod listener;
 pub mod send_queue;
+pub mod state;
 
 use crate::engine::EngineError;
 use connection::{Beyond, Connection, Filled, Pumped, SocketOption};
 use ft_log::entry::{Event, PAYLOAD_BYTES_MAX};
 use ft_log::ids::{ConnId, ListenerId, LogIndex};
+pub use listener::ListenSpec;
 use listener::{Accepted, Bound, Listener};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use std::cmp::Reverse;
@@ -107,14 +109,6 @@ pub struct FrontStats {
     pub output_bytes: u64,
 }
 
-/// What a listening socket is to be.
-#[derive(Clone, Copy, Debug)]
-pub struct ListenSpec {
-    pub address: SocketAddr,
-    pub backlog: u32,
-    pub v6only: bool,
-}
-
 /// What the front did with a connection's real socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
@@ -193,7 +187,7 @@ impl Front {
 
     /// One that has no address yet, because it got it at another host, gets it here.
     pub fn listen(&mut self, id: ListenerId, spec: ListenSpec) -> io::Result<()> {
-        let ListenSpec { address, backlog, v6only } = spec;
+        let ListenSpec { address, v6only, .. } = spec;
         if self.listeners.len() + self.bound.len() >= LISTENERS_MAX {
             return Err(io::Error::from_raw_os_error(libc::ENFILE));
         }
@@ -201,7 +195,7 @@ impl Front {
             Some(b) => b,
             None => Bound::bind(address, v6only, false)?,
         };
-        let listener = bound.listen(backlog)?;
+        let listener = bound.listen(spec)?;
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         self.epoll.add(listener.socket(), EpollEvent::new(flags, Token::Listener(id).encode()))?;
         tracing::debug!(%address, listener = %id, "listening");
@@ -270,9 +264,11 @@ impl Front {
         let option = SocketOption { level: i32::from(level), name: i32::from(name), value };
         if !is_passed_on(option.level, option.name) {
             tracing::debug!(conn = %id, ?option, "socket option not passed on");
-        } else if let Some(socket) = c.socket() {
-            option.set(id, socket.as_fd());
-        } else if c.is_elsewhere() {
+        } else {
+            if let Some(socket) = c.socket() {
+                option.set(id, socket.as_fd());
+            }
+            // For a host that has no socket of it yet.
             c.keep_option(option);
         }
     }
@@ -383,6 +379,11 @@ impl Front {
         }
     }
 
+    /// What the guest has let go before is over wherever its sockets are.
+    pub fn leave_to_kernels(&mut self) {
+        self.connections.retain(|_, c| c.is_held_by_guest());
+    }
+
     /// A listener of the guest while another host has its socket.
     pub fn listen_elsewhere(&mut self, id: ListenerId, spec: ListenSpec) {
         self.elsewhere.insert(id, spec);
@@ -426,7 +427,7 @@ impl Front {
             .add(&socket, EpollEvent::new(flags, Token::Connection(id).encode()))
             .map_err(|e| EngineError::system("watching a connection", e))?;
         if let Some(c) = self.connections.get_mut(&id) {
-            for o in c.take_options() {
+            for o in c.options() {
                 o.set(id, socket.as_fd());
             }
             c.came_here(socket, written, fin_sent, now);

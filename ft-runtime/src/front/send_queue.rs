@@ -15,6 +15,12 @@ pub struct SendQueue {
 }
 
 impl SendQueue {
+    /// Of an empty one: what comes next is at this position, and the peer has all before it.
+    pub fn begin_at(&mut self, acked: u64) {
+        assert!(self.end() == 0, "it has begun");
+        (self.acked, self.written) = (acked, acked);
+    }
+
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend(bytes);
     }

@@ -25,7 +25,7 @@ use super::requirements;
 use super::segment::{NewSegment, Start};
 use super::start_stack::{self, SIGNAL_STACK_BYTES_MIN, StackError};
 use super::tracee::{self, Tracee};
-use crate::snapshot::file::SnapshotReader;
+use crate::snapshot::Source;
 use ft_log::adopt::{FAILURE_BYTES, Step, decode_failure};
 use ft_log::shared::{ARENA_BASE, ARENA_BYTES, SEGMENT_BYTES, SEGMENT_FD, SHARED_BASE, SHIM_BASE};
 use nix::errno::Errno;
@@ -79,7 +79,7 @@ pub struct LaunchSpec {
     /// Other threads of the engine may have held locks at the fork: system calls only, no allocation, no logging.
     pub pre_exec: Option<PreExec>,
     /// The guest goes on from this snapshot, of the same program, instead of starting.
-    pub snapshot: Option<SnapshotReader>,
+    pub snapshot: Option<Source>,
     /// The program that is to become the guest, with its own standard output and error and without `pre_exec`. `None`: a
     /// new process is made.
     pub adoptee: Option<Adoptee>,
@@ -117,7 +117,7 @@ struct Order {
     stdout: RawFd,
     stderr: RawFd,
     pre_exec: Option<PreExec>,
-    snapshot: Option<SnapshotReader>,
+    snapshot: Option<Source>,
     adoptee: Option<Adoptee>,
 }
 
@@ -236,7 +236,7 @@ fn start(order: &mut Order, shim: &ShimImage) -> Result<Guest, LaunchError> {
         layout: &layout,
     });
     map_segment(&tracee)?;
-    let gone = match &mut order.snapshot {
+    let gone = match order.snapshot.take() {
         None => {
             inject(&tracee, order, shim, &layout)?;
             tracee.enter(shim.entry())

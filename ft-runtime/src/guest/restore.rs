@@ -7,8 +7,11 @@
 use super::error::LaunchError;
 use super::maps::Shown;
 use super::tracee::{Cpu, Tracee};
-use crate::snapshot::file::SnapshotReader;
-use crate::snapshot::{Descriptor, Head, Mapping, Object, PAGE, SCRATCH, is_of_process, shim_sha256};
+use crate::snapshot::file::Part;
+use crate::logfile::OsText;
+use crate::snapshot::tree::{Place, Replaced};
+use crate::snapshot::{Descriptor, Head, Mapping, Object, PAGE, SCRATCH, Source, Standing, is_of_process, shim_sha256};
+use ft_log::shared::moved::{self, Moved};
 use nix::unistd::Pid;
 use std::fs;
 use std::io;
@@ -17,8 +20,6 @@ use std::os::unix::ffi::OsStrExt;
 const ADVICE: &str = "is there memory for it, and is the snapshot of this version of ft?";
 const PROT_RW: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
 const NO_FD: u64 = u64::MAX;
-/// What `pause` returns in the new process, which tells the shim that it is one (`ft-shim/src/kernel/copy.rs`).
-const GO_ON: u64 = 1;
 /// Behind the instructions in the scratch page.
 const SCRATCH_TEXT: u64 = SCRATCH + 64;
 
@@ -27,14 +28,15 @@ pub(super) fn restore(
     tracee: &mut Tracee,
     pid: Pid,
     brk_start: u64,
-    snapshot: &mut SnapshotReader,
+    Source { reader, files }: Source,
 ) -> Result<Cpu, LaunchError> {
-    let head = snapshot.head.clone();
+    let mut reader = reader;
+    let head = reader.head.clone();
     let ours = shim_sha256();
     if head.shim_sha256 != ours {
         return Err(unusable(format!("another build of ft took it (its shim is {}, this one's {ours})", head.shim_sha256)));
     }
-    let cpu = cpu(&head).ok_or_else(|| unusable("it has no usable registers".into()))?;
+    let mut cpu = cpu(&head).ok_or_else(|| unusable("it has no usable registers".into()))?;
     if head.brk_start != brk_start {
         return Err(unusable(format!("its program's break began at {:#x}, here at {brk_start:#x}", head.brk_start)));
     }
@@ -48,14 +50,19 @@ pub(super) fn restore(
         let args = [m.start, m.end - m.start, PROT_RW, flags as u64, NO_FD, 0];
         tracee.syscall(libc::SYS_mmap, args).map_err(step("mapping its memory"))?;
     }
+    let mut files = files;
     let mut bytes = Vec::new();
-    loop {
-        match snapshot.next(&mut bytes) {
-            Ok(Some(at)) => tracee.write(at, &bytes).map_err(step("writing its memory"))?,
-            Ok(None) => break,
-            Err(e) => return Err(unusable(e.to_string())),
+    while let Some(part) = reader.next(&mut bytes).map_err(|e| unusable(e.to_string()))? {
+        match part {
+            Part::Pages { at } => tracee.write(at, &bytes).map_err(step("writing its memory"))?,
+            Part::Content { file, offset } => files.content(file, offset, &bytes).map_err(step("writing its files"))?,
+            Part::Replaced { file, offset, size } => {
+                let bytes = std::mem::take(&mut bytes);
+                files.replaced(file, Replaced { on: Place(0, 0), size, offset, bytes }).map_err(step("writing its files"))?;
+            }
         }
     }
+    let moved = files.finish().map_err(step("writing its files"))?;
     for Mapping { start, end, protection, .. } in &head.mappings {
         if u64::from(*protection) != PROT_RW {
             let args = [*start, end - start, u64::from(*protection), 0, 0, 0];
@@ -69,7 +76,51 @@ pub(super) fn restore(
     for d in &head.descriptors {
         open(tracee, d)?;
     }
+    // The copy waits in `pause`, and has passed its instruction. What that returns tells the shim what the process is
+    // (`ft-shim/src/kernel/copy.rs`).
+    cpu.registers.rax = give_table(tracee, &moved).map_err(step("telling it of its files"))?;
+    cpu.registers.orig_rax = u64::MAX;
+    stand(tracee, &head.standing)?;
     Ok(cpu)
+}
+
+/// Files that lie elsewhere now; where the table is.
+fn give_table(tracee: &Tracee, moved: &[Moved]) -> io::Result<u64> {
+    let words = std::iter::once(moved.len() as u64).chain(moved.iter().flat_map(|m| m.from.into_iter().chain(m.to)));
+    let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+    debug_assert_eq!(bytes.len(), moved::bytes(moved.len()));
+    let length = (bytes.len() as u64).next_multiple_of(PAGE);
+    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
+    let at = tracee.syscall(libc::SYS_mmap, [SCRATCH - length, length, PROT_RW, flags, NO_FD, 0])?;
+    tracee.write(at, &bytes)?;
+    Ok(at)
+}
+
+/// Last: who it becomes may be allowed less.
+fn stand(tracee: &Tracee, s: &Standing) -> Result<(), LaunchError> {
+    let put = |bytes: &[u8]| match bytes.len() as u64 {
+        n if n > PAGE - (SCRATCH_TEXT - SCRATCH) => Err(unusable("its directory or groups are too many bytes".into())),
+        _ => tracee.write(SCRATCH_TEXT, bytes).map_err(step("writing what it is")),
+    };
+    let text = |t: &OsText| [t.0.as_bytes(), &[0]].concat();
+    put(&text(&s.directory))?;
+    let directory = |e| unusable(format!("its directory is {}: {e}", s.directory.0.display()));
+    tracee.syscall(libc::SYS_chdir, [SCRATCH_TEXT, 0, 0, 0, 0, 0]).map_err(directory)?;
+    tracee.syscall(libc::SYS_umask, [s.umask.into(), 0, 0, 0, 0, 0]).map_err(step("setting its umask"))?;
+    put(&s.more_groups.iter().flat_map(|g| g.to_le_bytes()).collect::<Vec<_>>())?;
+    let become_ = |call, args: [u32; 3]| {
+        let [a, b, c] = args.map(u64::from);
+        tracee.syscall(call, [a, b, c, 0, 0, 0]).map_err(step("becoming its user"))
+    };
+    let groups = [s.more_groups.len() as u64, SCRATCH_TEXT, 0, 0, 0, 0];
+    tracee.syscall(libc::SYS_setgroups, groups).map_err(step("becoming its user"))?;
+    become_(libc::SYS_setresgid, s.groups)?;
+    become_(libc::SYS_setresuid, s.users)?;
+    if s.no_new_privileges {
+        let args = [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0];
+        tracee.syscall(libc::SYS_prctl, args).map_err(step("giving up new privileges"))?;
+    }
+    Ok(())
 }
 
 fn unusable(why: String) -> LaunchError {
@@ -81,10 +132,7 @@ fn step(what: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
 }
 
 fn cpu(head: &Head) -> Option<Cpu> {
-    let mut registers = head.registers.for_ptrace();
-    // The copy waits in `pause`, and has passed its instruction.
-    registers.rax = GO_ON;
-    registers.orig_rax = u64::MAX;
+    let registers = head.registers.for_ptrace();
     Some(Cpu { registers, extended: crate::logfile::unhex(&head.extended)?, signal_mask: head.signal_mask })
 }
 
@@ -122,7 +170,7 @@ fn open(tracee: &Tracee, d: &Descriptor) -> Result<(), LaunchError> {
         Object::Placeholder { .. } => {
             tracee.syscall(libc::SYS_eventfd2, [0, close_on_exec, 0, 0, 0, 0]).map_err(step("making a descriptor"))?
         }
-        Object::File { path, flags, position } => {
+        Object::File { path, flags } => {
             let mut text = path.0.as_bytes().to_vec();
             text.push(0);
             if text.len() as u64 > PAGE - (SCRATCH_TEXT - SCRATCH) {
@@ -131,12 +179,7 @@ fn open(tracee: &Tracee, d: &Descriptor) -> Result<(), LaunchError> {
             tracee.write(SCRATCH_TEXT, &text).map_err(step("writing a path"))?;
             let flags = (flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC)) as u64;
             let opened = tracee.syscall(libc::SYS_open, [SCRATCH_TEXT, flags, 0, 0, 0, 0]);
-            let fd = opened.map_err(|e| unusable(format!("descriptor {} is {}: {e}", d.fd, path.0.display())))?;
-            if *position > 0 {
-                let args = [fd, *position, libc::SEEK_SET as u64, 0, 0, 0];
-                tracee.syscall(libc::SYS_lseek, args).map_err(step("placing a file"))?;
-            }
-            fd
+            opened.map_err(|e| unusable(format!("descriptor {} is {}: {e}", d.fd, path.0.display())))?
         }
         Object::Same { fd, .. } => *fd as u64,
     };

@@ -1,7 +1,12 @@
 //! From a copy that waits to a snapshot: its registers by ptrace, its memory and descriptors from /proc.
 
+use super::changes::Changes;
 use super::file::{PART_BYTES_MAX, SnapshotWriter};
-use super::{Descriptor, Head, Mapping, Object, PAGE, Registers, SnapshotError, is_of_process, shim_sha256};
+use super::tree::{Content, Place, Replaced};
+use super::{
+    Descriptor, EngineState, Head, Mapping, Object, PAGE, Registers, SnapshotError, Standing, give_what_is_not_zero, is_of_process,
+    shim_sha256,
+};
 use crate::guest::maps::{Shown, start_brk};
 use crate::guest::tracee;
 use crate::logfile::{LogFileError, OsText, hex};
@@ -13,7 +18,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,40 +32,79 @@ pub struct Captured {
     pub mapped_bytes: u64,
     /// What was neither untouched nor zero.
     pub content_bytes: u64,
+    /// Of state directories, likewise.
+    pub file_bytes: u64,
 }
 
-/// Writes the snapshot of a copy that was made at `point`; `seed`: its service's. The copy goes on waiting.
-pub fn capture(pid: Pid, seed: u64, point: u64, to: &Path) -> Result<Captured, SnapshotError> {
+/// A copy, and what of its service no process knows.
+pub struct Copy<'a> {
+    pub pid: Pid,
+    /// The service's.
+    pub seed: u64,
+    /// At whose start it was made.
+    pub point: u64,
+    pub engine: &'a EngineState,
+    pub state_dirs: &'a [PathBuf],
+    /// What happens to files meanwhile.
+    pub changes: &'a Changes,
+}
+
+/// Writes a snapshot. The copy goes on waiting; `read` is called when it is needed no more.
+pub fn capture(copy: &Copy, to: &Path, read: impl FnOnce()) -> Result<Captured, SnapshotError> {
+    let &Copy { pid, changes, .. } = copy;
     let stopped = Stopped::take(pid)?;
     let maps = fs::read_to_string(proc(pid, "maps")).map_err(SnapshotError::system("reading its mappings"))?;
     let areas = maps.lines().map(Area::parse).collect::<Result<Vec<_>, _>>()?;
     let areas: Vec<Area> = areas.into_iter().flatten().collect();
     let (brk_start, brk) = breaks(pid, &maps)?;
+    let (trees, content) = Content::list(copy.state_dirs)?;
     let head = Head {
         shim_sha256: shim_sha256(),
-        seed,
-        point,
+        seed: copy.seed,
+        point: copy.point,
         registers: stopped.registers()?,
         extended: hex(&stopped.extended()?),
         signal_mask: stopped.signal_mask()?,
         brk_start,
         brk,
         mappings: areas.iter().map(|a| a.mapping).collect(),
-        descriptors: descriptors(pid)?,
+        descriptors: descriptors(pid, &content)?,
+        standing: standing(pid)?,
+        trees,
     };
+    // Names of files matter no more.
+    changes.listed();
+    if copy.state_dirs.is_empty() {
+        changes.free();
+    }
     let failed = |source| LogFileError::Io { path: to.into(), what: "cannot write", source };
-    let mut writer = SnapshotWriter::create(to, &head).map_err(failed)?;
+    let mut writer = SnapshotWriter::create(to, &head, copy.engine).map_err(failed)?;
+    let write_replaced = |writer: &mut SnapshotWriter<_>, was: Result<Replaced, SnapshotError>| {
+        let was = was?;
+        // Others are not of the state directories, or newer than the copy.
+        content.id(was.on).map_or(Ok(()), |id| writer.replaced(id, &was).map_err(failed).map_err(SnapshotError::from))
+    };
     let memory = Memory::open(pid)?;
     let mut captured = Captured::default();
     for area in &areas {
         captured.mapped_bytes += area.mapping.end - area.mapping.start;
         memory.walk(area, &mut |at, pages| {
             captured.content_bytes += pages.len() as u64;
+            changes.now().try_for_each(|was| write_replaced(&mut writer, was))?;
             writer.pages(at, pages).map_err(failed).map_err(SnapshotError::from)
         })?;
     }
     // It may end at any time, with the guest. One that still stands was whole all along.
     stopped.registers()?;
+    drop(stopped);
+    read();
+    content.read(&mut |id, offset, bytes| {
+        captured.file_bytes += bytes.len() as u64;
+        changes.now().try_for_each(|was| write_replaced(&mut writer, was))?;
+        writer.content(id, offset, bytes).map_err(failed).map_err(SnapshotError::from)
+    })?;
+    changes.free();
+    changes.rest().try_for_each(|was| write_replaced(&mut writer, was))?;
     writer.finish().map_err(failed)?;
     Ok(captured)
 }
@@ -169,7 +213,7 @@ fn breaks(pid: Pid, maps: &str) -> Result<(u64, u64), SnapshotError> {
     Ok((start, heap.map(|m| m.end).max().unwrap_or(start)))
 }
 
-fn descriptors(pid: Pid) -> Result<Vec<Descriptor>, SnapshotError> {
+fn descriptors(pid: Pid, content: &Content) -> Result<Vec<Descriptor>, SnapshotError> {
     let failed = |what| SnapshotError::system::<io::Error>(what);
     let mut numbers = Vec::new();
     for entry in fs::read_dir(proc(pid, "fd")).map_err(failed("listing its descriptors"))? {
@@ -179,17 +223,17 @@ fn descriptors(pid: Pid) -> Result<Vec<Descriptor>, SnapshotError> {
     numbers.sort_unstable();
     let mut found: Vec<Descriptor> = Vec::new();
     for fd in numbers {
-        let object = object(pid, fd, &found)?;
+        let object = object(pid, fd, &found, content)?;
         found.push(Descriptor { fd, object });
     }
     Ok(found)
 }
 
-fn object(pid: Pid, fd: i32, before: &[Descriptor]) -> Result<Object, SnapshotError> {
+fn object(pid: Pid, fd: i32, before: &[Descriptor], content: &Content) -> Result<Object, SnapshotError> {
     let path = proc(pid, &format!("fd/{fd}"));
     let target = fs::read_link(&path).map_err(SnapshotError::system("looking at a descriptor"))?;
     let metadata = fs::metadata(&path).map_err(SnapshotError::system("looking at a descriptor"))?;
-    let (flags, position) = flags_and_position(pid, fd)?;
+    let flags = flags(pid, fd)?;
     let unsupported =
         |why: &str| Err(SnapshotError::Unsupported(format!("descriptor {fd} is {}: {why}", target.display())));
     if target.as_os_str() == "anon_inode:[eventfd]" {
@@ -210,10 +254,11 @@ fn object(pid: Pid, fd: i32, before: &[Descriptor]) -> Result<Object, SnapshotEr
     if metadata.nlink() == 0 {
         return unsupported("a file that was deleted can't be opened again");
     }
-    if metadata.is_file() && flags & libc::O_ACCMODE != libc::O_RDONLY {
-        return unsupported("snapshots don't hold files that the server writes, yet");
+    let is_written = metadata.is_file() && flags & libc::O_ACCMODE != libc::O_RDONLY;
+    if is_written && content.id(Place::of(&metadata)).is_none() {
+        return unsupported("the server writes to it, and it lies in no state directory; name its directory with --state");
     }
-    Ok(Object::File { path: OsText(target.into()), flags, position })
+    Ok(Object::File { path: OsText(target.into()), flags })
 }
 
 /// Whether it is what we ourselves have there.
@@ -233,15 +278,62 @@ fn is_same(pid: Pid, a: i32, b: i32) -> Result<bool, SnapshotError> {
     }
 }
 
-fn flags_and_position(pid: Pid, fd: i32) -> Result<(i32, u64), SnapshotError> {
+fn flags(pid: Pid, fd: i32) -> Result<i32, SnapshotError> {
     let text = fs::read_to_string(proc(pid, &format!("fdinfo/{fd}")));
     let text = text.map_err(SnapshotError::system("looking at a descriptor"))?;
-    let value = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
-    let flags = value("flags:").and_then(|v| i32::from_str_radix(v, 8).ok());
-    let position = value("pos:").and_then(|v| v.parse().ok());
+    let flags = text.lines().find_map(|l| l.strip_prefix("flags:")).map(str::trim);
     flags
-        .zip(position)
+        .and_then(|v| i32::from_str_radix(v, 8).ok())
         .ok_or_else(|| SnapshotError::Unsupported(format!("the kernel shows descriptor {fd} as {text:?}")))
+}
+
+fn standing(pid: Pid) -> Result<Standing, SnapshotError> {
+    let failed = |what| SnapshotError::system::<io::Error>(what);
+    let root = |of: &str| fs::metadata(format!("/proc/{of}/root/.")).map(|m| Place::of(&m));
+    if root(&pid.to_string()).map_err(failed("looking at its root directory"))?
+        != root("self").map_err(failed("looking at the root directory"))?
+    {
+        return Err(SnapshotError::Unsupported("the server has changed its root directory, which can't be made again".into()));
+    }
+    let directory = fs::read_link(proc(pid, "cwd")).map_err(failed("looking at its directory"))?;
+    let read = |of: &str| fs::read_to_string(format!("/proc/{of}/status")).map_err(failed("reading its status"));
+    let (its, own) = (read(&pid.to_string())?, read("self")?);
+    parse_standing(&its, &own, OsText(directory.into())).map_err(|what| SnapshotError::Unsupported(what.into()))
+}
+
+/// `its` and `own`: /proc/PID/status of the copy and of the engine.
+fn parse_standing(its: &str, own: &str, directory: OsText) -> Result<Standing, &'static str> {
+    const STRANGE: &str = "the kernel shows its status in a way that this version of ft doesn't know";
+    let line = |of: &'static str, in_: &str| {
+        in_.lines().find_map(|l| l.strip_prefix(of)?.strip_prefix(':')).map(|v| v.trim().to_owned()).ok_or(STRANGE)
+    };
+    let numbers = |of| -> Result<Vec<u32>, _> {
+        line(of, its)?.split_whitespace().map(|n| n.parse().map_err(|_| STRANGE)).collect()
+    };
+    let three = |of| -> Result<[u32; 3], _> { numbers(of)?.get(..3).and_then(|n| n.try_into().ok()).ok_or(STRANGE) };
+    let standing = Standing {
+        directory,
+        umask: u32::from_str_radix(&line("Umask", its)?, 8).map_err(|_| STRANGE)?,
+        users: three("Uid")?,
+        groups: three("Gid")?,
+        more_groups: numbers("Groups")?,
+        no_new_privileges: line("NoNewPrivs", its)? == "1",
+    };
+    let capabilities = |in_: &str| -> Result<Vec<String>, _> {
+        ["CapInh", "CapPrm", "CapEff", "CapAmb"].into_iter().map(|c| line(c, in_)).collect()
+    };
+    const CHANGED: &str = "the server has changed its capabilities, which can't be done again";
+    if line("CapBnd", its)? != line("CapBnd", own)? {
+        return Err(CHANGED);
+    }
+    // A process that gives up being root loses them all by that.
+    let left_root = !standing.users.contains(&0) && line("Uid", own)?.split_whitespace().all(|u| u == "0");
+    let none = |c: &String| c.bytes().all(|b| b == b'0');
+    let found = capabilities(its)?;
+    if found != capabilities(own)? && !(left_root && found.iter().all(none)) {
+        return Err(CHANGED);
+    }
+    Ok(standing)
 }
 
 struct Memory {
@@ -353,30 +445,6 @@ impl Memory {
     }
 }
 
-fn give_what_is_not_zero(
-    at: u64,
-    bytes: &[u8],
-    give: &mut dyn FnMut(u64, &[u8]) -> Result<(), SnapshotError>,
-) -> Result<(), SnapshotError> {
-    let pages = bytes.chunks_exact(PAGE as usize);
-    let is_zero = |page: &[u8]| page.iter().all(|b| *b == 0);
-    let mut begin: Option<usize> = None;
-    for (k, page) in pages.enumerate() {
-        match (is_zero(page), begin) {
-            (false, None) => begin = Some(k),
-            (true, Some(b)) => {
-                give(at + b as u64 * PAGE, &bytes[b * PAGE as usize..k * PAGE as usize])?;
-                begin = None;
-            }
-            _ => {}
-        }
-    }
-    match begin {
-        Some(b) => give(at + b as u64 * PAGE, &bytes[b * PAGE as usize..]),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -414,16 +482,29 @@ mod tests {
     }
 
     #[test]
-    fn zeros_are_left_out() {
-        let page = PAGE as usize;
-        let mut bytes = vec![0; 5 * page];
-        (bytes[page], bytes[3 * page - 1], bytes[4 * page]) = (1, 1, 1);
-        let mut given = Vec::new();
-        give_what_is_not_zero(0x1000, &bytes, &mut |at, b| {
-            given.push((at, b.len()));
-            Ok(())
-        })
-        .unwrap();
-        assert_eq!(given, [(0x2000, 2 * page), (0x5000, page)]);
+    fn a_standing_is_what_the_kernel_shows() {
+        let status = |uid: &str, capabilities: &str| {
+            let caps = ["CapInh", "CapPrm", "CapEff", "CapAmb"].map(|c| format!("{c}:\t{capabilities}\n")).concat();
+            let caps = format!("{caps}CapBnd:\t01ff\n");
+            format!("Name:\tx\nUmask:\t0027\nUid:\t{uid}\nGid:\t5\t6\t7\t8\nGroups:\t4 24 \nNoNewPrivs:\t1\n{caps}")
+        };
+        let root = "0\t0\t0\t0";
+        let parse = |its: &str| parse_standing(its, &status(root, "00ff"), OsText("/d".into()));
+        let want = Standing {
+            directory: OsText("/d".into()),
+            umask: 0o27,
+            users: [0; 3],
+            groups: [5, 6, 7],
+            more_groups: vec![4, 24],
+            no_new_privileges: true,
+        };
+        assert_eq!(parse(&status(root, "00ff")), Ok(want.clone()));
+        let left = status("9\t9\t9\t9", "0000");
+        assert_eq!(parse(&left), Ok(Standing { users: [9; 3], ..want }));
+        assert!(parse(&status("9\t9\t9\t9", "00ff")).is_ok());
+        let dropped = left.replace("CapBnd:\t01ff", "CapBnd:\t00ff");
+        for strange in [status(root, "000f"), status("9\t0\t9\t9", "0000"), dropped, "Umask:\t0027\n".into()] {
+            assert!(parse(&strange).is_err(), "{strange}");
+        }
     }
 }

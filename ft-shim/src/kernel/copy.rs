@@ -10,7 +10,7 @@ use crate::trap::entry;
 use core::sync::atomic::Ordering;
 use ft_log::entry::Act;
 use ft_log::ids::InputPoint;
-use ft_log::shared::copy;
+use ft_log::shared::{copy, files, moved};
 
 /// What an input point was for copies.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -20,9 +20,6 @@ pub enum Copied {
     /// This process was made of a copy.
     IsCopy,
 }
-
-/// What `pause` returns in a process that was made of a copy: whoever makes it sets that. The kernel never does.
-const GO_ON: i64 = 1;
 
 impl Kernel {
     /// At an input point where the domain idles, before anything is applied there.
@@ -40,15 +37,20 @@ impl Kernel {
     }
 
     fn copy(&mut self) -> Copied {
+        self.note_places();
         // No signal at its end: it is none of the guest's children.
         // SAFETY: a plain fork; the child does nothing but wait, and uses nothing of the shared segment.
         let host = unsafe { raw!(nr::CLONE, 0, 0, 0, 0, 0) };
         if host == 0 {
-            freeze();
-            self.become_copy();
+            let moved = freeze();
+            self.become_copy(moved);
             return Copied::IsCopy;
         }
         self.copy_pid = host.max(0) as i32;
+        if host > 0 {
+            self.tells_changes = true;
+            self.inputs.header().files.store(files::LISTED, Ordering::Release);
+        }
         self.inputs.header().copy.store(copy::MADE, Ordering::Release);
         let point = InputPoint(self.inputs.point());
         self.inputs.tell(Act::Copied { point, host_pid: self.copy_pid as u32 });
@@ -67,20 +69,32 @@ impl Kernel {
     }
 
     /// The first steps of a process made of a copy: what the kernel and the engine knew of the original is set anew.
-    fn become_copy(&mut self) {
+    fn become_copy(&mut self, moved: u64) {
         entry::arm();
         self.inputs = self.inputs.of_copy();
         assert!(!self.inputs.is_primary(), "a copy follows a log");
-        self.files.forget_disk();
+        self.return_to_places();
+        // SAFETY: whoever made this process put the table there.
+        let table = unsafe { moved::read(moved) };
+        self.files.change_disk(table);
+        // SAFETY: nobody else knows of it.
+        let r = unsafe { raw!(nr::MUNMAP, moved, moved::bytes(table.len())) };
+        assert!(r == 0, "unmapping what a copy was given");
     }
 }
 
-/// Until the end, or until somebody has made a process of this one.
-fn freeze() {
+/// Until the end, or until somebody has made a process of this one: then the address of its table [`moved`], which the
+/// kernel never returns.
+fn freeze() -> u64 {
     const PR_SET_PDEATHSIG: u32 = 1;
     // SAFETY: the copy must not outlive the original; and `pause` touches nothing.
     unsafe {
         raw!(nr::PRCTL, PR_SET_PDEATHSIG, 9);
-        while raw!(nr::PAUSE) != GO_ON {}
+        loop {
+            let r = raw!(nr::PAUSE);
+            if r > 0 {
+                return r as u64;
+            }
+        }
     }
 }

@@ -12,12 +12,17 @@ use crate::user;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use ft_log::codec::{Reader, Writer};
+use ft_log::shared::moved::Moved;
 
 const AT_FDCWD: i32 = -100;
 const AT_EMPTY_PATH: u64 = 0x1000;
 const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
 const O_ACCMODE: u32 = 3;
 const O_DIRECTORY: u32 = 0o20_0000;
+const F_GETFL: u32 = 3;
+const F_SETFL: u32 = 4;
+const SEEK_SET: u32 = 0;
+const SEEK_CUR: u32 = 1;
 /// Every file's, as the guest sees it.
 const DEVICE: u64 = 0x801;
 /// Longest content of a recorded file.
@@ -27,6 +32,15 @@ pub struct File {
     listing: Option<Listing>,
     /// Opened with O_PATH: a name, nothing to read or poll.
     pub path_only: bool,
+    /// When the process was copied last.
+    place: Place,
+}
+
+/// What the kernel keeps of an open file that a copy shares with the original, and the original goes on changing.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    position: i64,
+    flags: i64,
 }
 
 /// A directory as it was when reading it began.
@@ -80,9 +94,16 @@ const UNLIKE: core::ops::Range<usize> = 8..8 + UNLIKE_WORDS;
 const UNLIKE_PARTS: [core::ops::Range<usize>; 4] = [0..1, 1..3, 3..5, 5..7];
 
 impl Files {
-    /// The disk is another one: its numbers mean other files. Those that the guest has seen stay taken.
-    pub fn forget_disk(&mut self) {
-        *self = Self { last_inode: self.last_inode, ..Self::default() };
+    /// The disk is another one: what was there under other numbers is known by its own now. What else the guest has seen is
+    /// forgotten, and its numbers stay taken.
+    pub fn change_disk(&mut self, moved: &[Moved]) {
+        let before = core::mem::replace(self, Self { last_inode: self.last_inode, ..Self::default() });
+        for Moved { from, to } in moved {
+            if let Some(n) = before.inodes.get(&(from[0], from[1])) {
+                self.inodes.insert((to[0], to[1]), *n);
+                self.real.insert(*n, (to[0], to[1]));
+            }
+        }
     }
 }
 
@@ -98,13 +119,17 @@ impl Alias {
 }
 
 impl File {
+    fn new(path_only: bool) -> Self {
+        Self { listing: None, path_only, place: Place::default() }
+    }
+
     pub fn other() -> Self {
-        Self { listing: None, path_only: false }
+        Self::new(false)
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Whose {
     /// Equal on both hosts.
     Own,
     /// Of the host.
@@ -112,16 +137,46 @@ enum Place {
     Random,
 }
 
-fn place(path: &[u8]) -> Place {
+fn whose(path: &[u8]) -> Whose {
     let under = |dir: &[u8]| path.starts_with(dir) && (path.len() == dir.len() || path[dir.len()] == b'/');
     match path {
-        b"/dev/random" | b"/dev/urandom" => Place::Random,
-        _ if under(b"/proc") || under(b"/sys") => Place::Host,
-        _ => Place::Own,
+        b"/dev/random" | b"/dev/urandom" => Whose::Random,
+        _ if under(b"/proc") || under(b"/sys") => Whose::Host,
+        _ => Whose::Own,
     }
 }
 
 impl Kernel {
+    fn places(&mut self, mut f: impl FnMut(i32, &mut Place)) {
+        let open: Vec<_> = self.open_fds().collect();
+        for (fd, d) in open {
+            if let Object::File(file) = &mut self.fds.at_mut(d).object {
+                f(fd, &mut file.place);
+            }
+        }
+    }
+
+    /// Before the process is copied.
+    pub fn note_places(&mut self) {
+        self.places(|fd, place| {
+            // SAFETY: asks for flags and the position of a descriptor.
+            let (flags, position) = unsafe { (raw!(nr::FCNTL, fd, F_GETFL), raw!(nr::LSEEK, fd, 0, SEEK_CUR)) };
+            *place = Place { position, flags };
+        });
+    }
+
+    /// In a process that was made of a copy, whose files are opened and nothing else.
+    pub fn return_to_places(&mut self) {
+        self.places(|fd, place| {
+            // What has no position says so both times.
+            // SAFETY: sets flags and the position of a descriptor of the guest.
+            unsafe {
+                raw!(nr::LSEEK, fd, place.position.max(0), SEEK_SET);
+                raw!(nr::FCNTL, fd, F_SETFL, place.flags);
+            }
+        });
+    }
+
     /// The path as it is judged: relative paths below a recorded directory are the host's too.
     fn judged(&self, dirfd: u64, path: &[u8]) -> Vec<u8> {
         if !path.starts_with(b"/") {
@@ -388,13 +443,13 @@ pub fn openat(k: &mut Kernel, a: &Args) -> Reply {
         return k.install(Object::Recorded(r), flags & (O_CLOEXEC | O_ACCMODE));
     }
     let judged = k.judged(a[0], &path);
-    match place(&judged) {
-        Place::Own => {}
-        Place::Random => {
+    match whose(&judged) {
+        Whose::Own => {}
+        Whose::Random => {
             let r = Recorded { path: judged, content: Content::Random, listing: None };
             return k.install(Object::Recorded(r), flags & O_CLOEXEC);
         }
-        Place::Host => return open_recorded(k, judged, flags),
+        Whose::Host => return open_recorded(k, judged, flags),
     }
     if judged.starts_with(b"/dev/fd/") || matches!(&judged[..], b"/dev/stdin" | b"/dev/stdout" | b"/dev/stderr") {
         k.refuse("opening a descriptor by path", "use the descriptor itself");
@@ -416,7 +471,7 @@ pub fn openat(k: &mut Kernel, a: &Args) -> Reply {
         return Err(-fd);
     }
     const O_PATH: u32 = 0o1000_0000;
-    k.adopt(fd as i32, Object::File(File { listing: None, path_only: flags & O_PATH != 0 }), flags & O_CLOEXEC);
+    k.adopt(fd as i32, Object::File(File::new(flags & O_PATH != 0)), flags & O_CLOEXEC);
     done(fd)
 }
 
@@ -723,7 +778,7 @@ impl Kernel {
             }
         }
         let judged = self.judged(dirfd, &path);
-        Ok(if place(&judged) == Place::Host {
+        Ok(if whose(&judged) == Whose::Host {
             Subject::Host { path: judged, flags }
         } else {
             Subject::Own { dirfd, path: path_at, flags }
@@ -877,7 +932,7 @@ pub fn readlinkat(k: &mut Kernel, a: &Args) -> Reply {
 fn at_path(k: &mut Kernel, a: &Args, dirfd: Option<u64>, path_at: u64, link: bool) -> Reply {
     let path = user::string(path_at)?;
     let judged = k.judged(dirfd.unwrap_or(AT_FDCWD as u64), &path);
-    if place(&judged) != Place::Host {
+    if whose(&judged) != Whose::Host {
         return if link { both::text(k, a) } else { both::plain(k, a) };
     }
     let number = k.threads.cur().call.number;

@@ -146,6 +146,12 @@ impl Memory {
             && self.vmas.get(self.first_from(start)).is_none_or(|v| v.start >= end)
     }
 
+    /// Whether any of it is shared with a file or another process.
+    pub fn is_shared(&self, start: u64, len: u64) -> bool {
+        let end = start.saturating_add(len);
+        self.vmas[self.first_from(start)..].iter().take_while(|v| v.start < end).any(|v| v.shared)
+    }
+
     /// The highest gap of `len` bytes below `top`.
     fn place(&self, len: u64, top: u64) -> Option<u64> {
         let mut end = top;

@@ -18,6 +18,7 @@ pub mod mute;
 pub mod pipe;
 pub mod poll;
 pub mod process;
+pub mod replaced;
 pub mod signal;
 pub mod signalfd;
 pub mod sites;
@@ -86,6 +87,8 @@ pub struct Kernel {
     pub process: process::Process,
     /// The copy of this process that was made last, 0 once it was reaped.
     copy_pid: i32,
+    /// The engine may be copying files since: see [`replaced`].
+    pub tells_changes: bool,
     /// An object changed: calls that wait for one are worth another try.
     pub changed: bool,
     /// The context that the kernel will return to.
@@ -132,6 +135,7 @@ pub fn boot() {
         sites: sites::Sites::default(),
         process: process::Process::new(header.guest_pid as i32),
         copy_pid: 0,
+        tells_changes: false,
         changed: false,
         uc: core::ptr::null_mut(),
         slice_calls: 0,
