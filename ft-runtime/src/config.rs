@@ -119,6 +119,8 @@ pub enum ArbiterConfig {
     Witness { address: SocketAddr, key_file: Option<PathBuf> },
     /// On storage that both hosts see.
     File { file: PathBuf },
+    /// A cluster of its own; https with the files where they are given.
+    Etcd { endpoints: Vec<String>, ca_file: Option<PathBuf>, cert_file: Option<PathBuf>, key_file: Option<PathBuf> },
     /// Nobody: then nothing takes over by itself.
     None,
 }
@@ -129,6 +131,11 @@ impl ArbiterConfig {
         match self {
             Self::Witness { address, .. } => format!("witness {address}"),
             Self::File { .. } => "file".into(),
+            Self::Etcd { endpoints, .. } => {
+                let mut sorted = endpoints.clone();
+                sorted.sort();
+                format!("etcd {}", sorted.join(" "))
+            }
             Self::None => "none".into(),
         }
     }
@@ -230,6 +237,19 @@ impl Config {
         }
         if c.limits.service_loss_ms_max < SERVICE_LOSS_MS_LEAST {
             return value("limits.service_loss_ms_max", "below 100 ms a few lost packets move the service");
+        }
+        if let ArbiterConfig::Etcd { endpoints, ca_file, cert_file, key_file } = &c.arbiter {
+            let is_url = |e: &String| ["http://", "https://"].iter().any(|s| e.strip_prefix(s).is_some_and(|host| !host.is_empty()));
+            if endpoints.is_empty() || !endpoints.iter().all(is_url) {
+                return value("arbiter.endpoints", "names etcd's members, as \"https://10.0.0.5:2379\"");
+            }
+            if cert_file.is_some() != key_file.is_some() {
+                return value("arbiter.cert_file", "goes with arbiter.key_file: give both, or none");
+            }
+            let is_tls = ca_file.is_some() || cert_file.is_some();
+            if is_tls && endpoints.iter().any(|e| e.starts_with("http://")) {
+                return value("arbiter.endpoints", "are to be https:// where there is a ca_file or cert_file");
+            }
         }
         for target in &c.service.probe_targets {
             if let Some(why) = unfit(*target, &c.service) {
@@ -347,6 +367,27 @@ socket = "/run/ft/redis.sock"
         assert!(e.contains("line 14") && !e.contains("did you mean"), "{e}");
         let e = error(&GOOD.replace("name = \"beta\"", "name = \"beta\"\ncolour = \"blue\""));
         assert!(!e.contains("did you mean"), "{e}");
+    }
+
+    #[test]
+    fn an_etcd_is_named_by_its_members() {
+        let parse = |arbiter: &str| {
+            let begin = GOOD.find("[arbiter]").unwrap();
+            let rest = GOOD[begin + 1..].find("\n[").map_or("", |n| &GOOD[begin + 1 + n..]);
+            Config::parse(Path::new("x"), &format!("{}[arbiter]\nkind = \"etcd\"\n{arbiter}\n{rest}", &GOOD[..begin]))
+        };
+        let c = parse("endpoints = [\"https://b:2379\", \"https://a:2379\"]\nca_file = \"/ca\"").unwrap();
+        assert_eq!(c.arbiter.shared(), "etcd https://a:2379 https://b:2379");
+        for bad in [
+            "endpoints = []",
+            "endpoints = [\"10.0.0.5:2379\"]",
+            "endpoints = [\"http://\"]",
+            "endpoints = [\"http://a:2379\"]\nca_file = \"/ca\"",
+            "endpoints = [\"https://a:2379\"]\ncert_file = \"/c\"",
+        ] {
+            let e = parse(bad).unwrap_err().to_string();
+            assert!(e.contains("arbiter."), "{bad}: {e}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{Beginning, Pair, Settings};
 use crate::config::{ArbiterConfig, Config, Start};
 use crate::engine::{Ended, Engine};
 use crate::failover::arbiter::Arbiter;
+use crate::failover::arbiter::etcd::{EtcdArbiter, TlsFiles};
 use crate::failover::arbiter::file::FileArbiter;
 use crate::failover::arbiter::witness::client::{Tcp, WitnessClient};
 use crate::failover::arbiter::witness::seal::{Key, Seal};
@@ -305,6 +306,12 @@ fn decider(c: &Config) -> Result<Decider, Error> {
         }
         ArbiterConfig::File { file } => {
             (ArbiterKind::Votes, start(Arbiter::start(FileArbiter::new(file, me), max))?)
+        }
+        ArbiterConfig::Etcd { endpoints, ca_file, cert_file, key_file } => {
+            let tls = TlsFiles { ca: ca_file.clone(), own: cert_file.clone().zip(key_file.clone()) };
+            let keeper = EtcdArbiter::new(&c.service.name, endpoints.clone(), &tls);
+            let keeper = keeper.map_err(|e| Error::Refused(format!("arbiter: {e}")))?;
+            (ArbiterKind::Votes, start(Arbiter::start(keeper, max))?)
         }
         ArbiterConfig::None => (ArbiterKind::None { alone_allowed: false }, None),
     };

@@ -54,7 +54,7 @@ pub fn capture(copy: &Copy, to: &Path, read: impl FnOnce()) -> Result<Captured, 
     let &Copy { pid, changes, .. } = copy;
     let stopped = Stopped::take(pid)?;
     let maps = fs::read_to_string(proc(pid, "maps")).map_err(SnapshotError::system("reading its mappings"))?;
-    let areas = maps.lines().map(Area::parse).collect::<Result<Vec<_>, _>>()?;
+    let areas = maps.lines().map(|l| Area::parse(l, copy.state_dirs)).collect::<Result<Vec<_>, _>>()?;
     let areas: Vec<Area> = areas.into_iter().flatten().collect();
     let (brk_start, brk) = breaks(pid, &maps)?;
     let (trees, content) = Content::list(copy.state_dirs)?;
@@ -187,7 +187,7 @@ struct Area {
 
 impl Area {
     /// `None`: it is no part of a snapshot.
-    fn parse(line: &str) -> Result<Option<Self>, SnapshotError> {
+    fn parse(line: &str, state_dirs: &[PathBuf]) -> Result<Option<Self>, SnapshotError> {
         let strange = || SnapshotError::Unsupported(format!("the kernel shows a mapping as {line:?}"));
         let shown = Shown::parse(line).ok_or_else(strange)?;
         if !is_of_process(&shown) {
@@ -198,6 +198,10 @@ impl Area {
             return Err(SnapshotError::Unsupported(format!(
                 "the server shares writable memory ({path}), which snapshots can't hold yet"
             )));
+        }
+        // It would be memory of its own where the process is made again, and what is written to the file show in it no more.
+        if state_dirs.iter().any(|d| Path::new(path).starts_with(d)) {
+            return Err(SnapshotError::Unsupported(format!("the server maps {path}, which snapshots can't hold yet")));
         }
         let mapping = Mapping { start, end, protection, grows_down: path == "[stack]" };
         Ok(Some(Self { mapping, of_file: path.starts_with('/') }))
@@ -453,7 +457,7 @@ mod tests {
 
     #[test]
     fn mappings_are_taken_but_for_the_kernels_and_the_engines() {
-        let parse = |l: &str| Area::parse(l);
+        let parse = |l: &str| Area::parse(l, &["/var/lib/x".into()]);
         let stack = parse("7ffffffde000-7ffffffff000 rw-p 00000000 00:00 0                          [stack]").unwrap().unwrap();
         assert!(stack.mapping.grows_down && !stack.of_file);
         assert_eq!(stack.mapping.protection, 3);
@@ -464,6 +468,8 @@ mod tests {
         assert_eq!(parse(&format!("{SHARED_BASE:x}-{end:x} rw-s 00000000 00:01 9 /memfd:ft-segment (deleted)")).unwrap(), None);
         assert!(parse("7f0000000000-7f0000001000 rw-s 00000000 00:01 9 /dev/shm/x").is_err());
         assert!(parse("7f0000000000-7f0000001000 r--s 00000000 00:01 9 /usr/lib/gconv/gconv-modules.cache").unwrap().is_some());
+        assert!(parse("7f0000000000-7f0000001000 r--p 00000000 00:01 9 /var/lib/x/data").is_err());
+        assert!(parse("7f0000000000-7f0000001000 r--p 00000000 00:01 9 /var/lib/xy").unwrap().is_some());
         assert!(parse("nonsense").is_err());
     }
 

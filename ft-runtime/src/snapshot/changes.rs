@@ -101,3 +101,62 @@ impl Drop for Changes {
         self.free();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::Place;
+    use super::*;
+    use ft_log::shared::SEGMENT_BYTES;
+
+    /// A segment of zeros, which is one that nobody has used.
+    fn segment() -> Segment {
+        let memory = memmap2::MmapMut::map_anon(SEGMENT_BYTES).unwrap();
+        let base = Box::leak(Box::new(memory)).as_mut_ptr();
+        // SAFETY: page-aligned, large enough, never unmapped.
+        unsafe { Segment::new(base) }
+    }
+
+    fn replaced(bytes: usize) -> Told {
+        Told::Replaced(Replaced { on: Place(1, 2), size: 9, offset: 0, bytes: vec![7; bytes] })
+    }
+
+    #[test]
+    fn what_is_told_after_the_last_byte_was_read_counts_too() {
+        let segment = segment();
+        let word = &segment.header().files;
+        word.store(files::LISTED, Ordering::Relaxed);
+        let (mut teller, changes) = changes(&segment);
+        changes.listed();
+        assert_eq!(word.load(Ordering::Relaxed), files::READ);
+        teller.tell(replaced(3));
+        assert_eq!(changes.now().count(), 1);
+        assert!(!teller.is_over(&segment, true));
+        changes.free();
+        // Seen for the first time: what a ring held then is told by the next.
+        assert!(!teller.is_over(&segment, true));
+        teller.tell(replaced(4));
+        assert!(!teller.is_over(&segment, false));
+        assert!(teller.is_over(&segment, true));
+        drop(teller);
+        assert_eq!(changes.rest().map(|r| r.unwrap().bytes.len()).collect::<Vec<_>>(), [4]);
+    }
+
+    #[test]
+    fn a_snapshot_that_would_never_be_done_is_given_up() {
+        let segment = segment();
+        let (teller, changes) = changes(&segment);
+        for _ in 0..2 {
+            teller.tell(replaced(WAITING_BYTES_MAX / 2 + 1));
+        }
+        assert_eq!(changes.now().filter(Result::is_ok).count(), 2);
+        for _ in 0..3 {
+            teller.tell(replaced(WAITING_BYTES_MAX / 2 + 1));
+        }
+        assert_eq!(changes.now().filter(Result::is_err).count(), 1);
+        // Whoever waits is let go, however it ends.
+        segment.header().files.store(files::LISTED, Ordering::Relaxed);
+        drop(changes);
+        assert_eq!(segment.header().files.load(Ordering::Relaxed), files::FREE);
+        teller.tell(replaced(1));
+    }
+}

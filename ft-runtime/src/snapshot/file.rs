@@ -71,7 +71,11 @@ impl<W: Write> SnapshotWriter<W> {
         to.write_all(&MAGIC)?;
         to.write_all(&VERSION.to_le_bytes())?;
         let mut w = Self { to };
-        w.part(kind::HEAD, 0, 0, &[&serde_json::to_vec(head)?])?;
+        let head = serde_json::to_vec(head)?;
+        if head.len() > HEAD_BYTES_MAX {
+            return Err(io::Error::other("the state directories have more files than a snapshot can hold (some 50,000)"));
+        }
+        w.part(kind::HEAD, 0, 0, &[&head])?;
         let front = &engine.front;
         let (unapplied, last_conn, listeners) = (engine.unapplied, front.last_conn, front.listeners.clone());
         w.part(kind::ENGINE, 0, 0, &[&serde_json::to_vec(&Engine { unapplied, last_conn, listeners })?])?;

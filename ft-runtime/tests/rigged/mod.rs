@@ -23,6 +23,17 @@ pub struct Rig {
 impl Rig {
     /// `options`: of `ft rig up`. `config`: a configuration, or nothing.
     pub fn up<S: AsRef<OsStr>>(name: &str, config: &str, options: &[&str], command: &[S]) -> Self {
+        Self::up_beside(name, config, options, command, |_| ()).0
+    }
+
+    /// While it comes up, `beside` is done, which it may need for that.
+    pub fn up_beside<S: AsRef<OsStr>, T>(
+        name: &str,
+        config: &str,
+        options: &[&str],
+        command: &[S],
+        beside: impl FnOnce(&Self) -> T,
+    ) -> (Self, T) {
         // SAFETY: no pointers.
         let root = unsafe { libc::geteuid() } == 0;
         assert!(root, "needs root");
@@ -33,12 +44,15 @@ impl Rig {
         if !config.is_empty() {
             c.arg("--config").arg(file.path());
         }
-        let o = c.args(options).arg("--").args(command).output().unwrap();
+        c.args(options).arg("--").args(command).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let coming = c.spawn().unwrap();
+        let made = beside(&rig);
+        let o = coming.wait_with_output().unwrap();
         assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
         let v: Value = serde_json::from_slice(&o.stdout).unwrap();
         rig.address = v["address"].as_str().unwrap().to_owned();
         rig.address6 = v["address6"].as_str().unwrap_or_default().to_owned();
-        rig
+        (rig, made)
     }
 
     pub fn ft(&self, subcommand: &str) -> Command {

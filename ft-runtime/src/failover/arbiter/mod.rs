@@ -6,6 +6,7 @@
 //!
 //! Laws: an answer is given once; what was not asked for certain is `Unreachable`, all else that went wrong `TimedOut`.
 
+pub mod etcd;
 pub mod file;
 pub mod stored;
 pub mod witness;
