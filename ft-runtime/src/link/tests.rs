@@ -593,7 +593,7 @@ fn keys_are_renewed_under_way() {
     let (a, b) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
     let hasty = || {
         let provider = tls::provider();
-        let SupportedCipherSuite::Tls13(suite) = provider.cipher_suites[0];
+        let SupportedCipherSuite::Tls13(suite) = provider.cipher_suites[0] else { panic!("not of TLS 1.3") };
         let common = CipherSuiteCommon { confidentiality_limit: 20, ..suite.common };
         let suite: &'static Tls13CipherSuite = Box::leak(Box::new(Tls13CipherSuite { common, ..*suite }));
         CryptoProvider { cipher_suites: vec![SupportedCipherSuite::Tls13(suite)], ..provider }
