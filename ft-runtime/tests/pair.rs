@@ -590,6 +590,8 @@ fn a_service_network_that_both_hosts_lost_moves_nothing() {
     let client = rig.client(&address);
     std::thread::sleep(FAULT_AFTER);
     rig.fault("beta", "lose-service");
+    // Else it may still believe that clients reach it when it is asked to take over.
+    rig.wait_until(|r| r.events("beta").contains("SERVICE NETWORK LOST"));
     rig.fault("alpha", "cut-service");
     rig.wait_until(|r| r.events("alpha").contains("stays primary without a service network"));
     assert_eq!(rig.primaries(), ["alpha"]);

@@ -7,9 +7,8 @@
 use super::error::LaunchError;
 use super::maps::Shown;
 use super::tracee::{Cpu, Tracee};
-use crate::snapshot::file::Part;
 use crate::logfile::OsText;
-use crate::snapshot::tree::{Place, Replaced};
+use crate::snapshot::file::Part;
 use crate::snapshot::{Descriptor, Head, Mapping, Object, PAGE, SCRATCH, Source, Standing, is_of_process, shim_sha256};
 use ft_log::shared::moved::{self, Moved};
 use nix::unistd::Pid;
@@ -28,9 +27,8 @@ pub(super) fn restore(
     tracee: &mut Tracee,
     pid: Pid,
     brk_start: u64,
-    Source { reader, files }: Source,
+    Source { mut reader, mut files }: Source,
 ) -> Result<Cpu, LaunchError> {
-    let mut reader = reader;
     let head = reader.head.clone();
     let ours = shim_sha256();
     if head.shim_sha256 != ours {
@@ -50,15 +48,13 @@ pub(super) fn restore(
         let args = [m.start, m.end - m.start, PROT_RW, flags as u64, NO_FD, 0];
         tracee.syscall(libc::SYS_mmap, args).map_err(step("mapping its memory"))?;
     }
-    let mut files = files;
     let mut bytes = Vec::new();
     while let Some(part) = reader.next(&mut bytes).map_err(|e| unusable(e.to_string()))? {
         match part {
             Part::Pages { at } => tracee.write(at, &bytes).map_err(step("writing its memory"))?,
             Part::Content { file, offset } => files.content(file, offset, &bytes).map_err(step("writing its files"))?,
             Part::Replaced { file, offset, size } => {
-                let bytes = std::mem::take(&mut bytes);
-                files.replaced(file, Replaced { on: Place(0, 0), size, offset, bytes }).map_err(step("writing its files"))?;
+                files.replaced(file, size, offset, std::mem::take(&mut bytes)).map_err(step("writing its files"))?;
             }
         }
     }

@@ -244,8 +244,8 @@ fn attributes(path: &Path) -> io::Result<Vec<(OsText, String)>> {
 #[derive(Default)]
 pub struct Making {
     files: Vec<File>,
-    /// Told while the others were read; the last is undone first.
-    replaced: Vec<(u32, Replaced)>,
+    /// File, size, offset and bytes of what was told while the others were read; the last is undone first.
+    replaced: Vec<(u32, u64, u64, Vec<u8>)>,
     /// Set at the end: content changes them.
     times: Vec<(PathBuf, [i64; 2], [i64; 2])>,
     known: Vec<(Place, PathBuf)>,
@@ -312,18 +312,19 @@ impl Making {
         self.file(id)?.write_all_at(bytes, offset)
     }
 
-    pub fn replaced(&mut self, id: u32, was: Replaced) -> io::Result<()> {
+    /// It was `size` long and had `bytes` at `offset`.
+    pub fn replaced(&mut self, id: u32, size: u64, offset: u64, bytes: Vec<u8>) -> io::Result<()> {
         self.file(id)?;
-        self.replaced.push((id, was));
+        self.replaced.push((id, size, offset, bytes));
         Ok(())
     }
 
     /// All was given. What lies where now.
     pub fn finish(mut self) -> io::Result<Vec<Moved>> {
-        while let Some((id, was)) = self.replaced.pop() {
+        while let Some((id, size, offset, bytes)) = self.replaced.pop() {
             let file = self.file(id)?;
-            file.write_all_at(&was.bytes, was.offset)?;
-            file.set_len(was.size)?;
+            file.write_all_at(&bytes, offset)?;
+            file.set_len(size)?;
         }
         for (path, accessed, modified) in self.times.iter().rev() {
             let time = |[s, ns]: [i64; 2]| TimeSpec::new(s, ns);
@@ -371,7 +372,7 @@ mod tests {
                 .read(&mut |id, offset, bytes| making.content(id, offset, bytes).map_err(system))
                 .unwrap();
             for r in told {
-                making.replaced(content.id(r.on).unwrap(), r).unwrap();
+                making.replaced(content.id(r.on).unwrap(), r.size, r.offset, r.bytes).unwrap();
             }
             making.finish().unwrap()
         }
@@ -486,7 +487,7 @@ mod tests {
             content.read(&mut |id, offset, bytes| making.content(id, offset, bytes).map_err(system)).unwrap();
             told.extend(late.iter().map(|c| change(&file, c)));
             for r in told {
-                making.replaced(content.id(r.on).unwrap(), r).unwrap();
+                making.replaced(content.id(r.on).unwrap(), r.size, r.offset, r.bytes).unwrap();
             }
             making.finish().unwrap();
             prop_assert!(fs::read(dirs.to().join("file")).unwrap() == want);
