@@ -84,7 +84,7 @@ impl Record {
     /// The exit status.
     pub fn run(&self) -> Result<i32, Error> {
         let dirs = state_dirs(&self.state_dirs, &self.output)?;
-        let snapshots = self.snapshot_every.map(|every| Taker::new(snapshot_prefix(&self.output), every, dirs.clone()));
+        let snapshots = self.snapshot_every.map(|every| Taker::into_files(snapshot_prefix(&self.output), every, dirs.clone()));
         let outcome = self.server.run(self.memory_every, &self.show, snapshots, |s| {
             s.memory_slices = self.memory_slices;
             let header = header(s, &dirs)?;

@@ -253,7 +253,7 @@ pub fn exit_code_of(outcome: &Outcome) -> i32 {
     match outcome.ended {
         Ended::Exited { status, .. } => exit_code(status),
         Ended::Interrupted(signo) => 128 + i32::from(signo),
-        Ended::LogEnd | Ended::Diverged(_) | Ended::Stuck(_) | Ended::Left(_) => EXIT_FT,
+        Ended::LogEnd | Ended::Diverged(_) | Ended::Stuck(_) | Ended::Left(_) | Ended::Rejoins(_) => EXIT_FT,
     }
 }
 

@@ -459,6 +459,7 @@ impl<S: Source> Part for Backup<S> {
             return Err(EngineError::Guest("it was not started to go live".into()));
         };
         let mut primary = Primary::with_front(front, log);
+        primary.clock = Some((monotonic_ns, Instant::now()));
         for d in Core::ids() {
             if let Some(Given::Forced { .. }) = self.given[usize::from(d.0)]
                 && let Some(domain) = core.get(d)

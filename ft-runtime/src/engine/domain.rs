@@ -33,6 +33,8 @@ pub struct Domain {
     pushed: bool,
     /// Events that were pushed for a domain that makes the log, and that no point has applied so far.
     pub unapplied: u32,
+    /// The newest of those, as they were logged: for somebody who will be given the domain as it is at some point.
+    retained: Option<VecDeque<Box<[u8]>>>,
     /// Index of the last entry this domain made: what its acts depend on.
     pub barrier: LogIndex,
     /// The process has ended. Its ring may still hold messages.
@@ -63,6 +65,7 @@ impl Domain {
             outbox_bytes: 0,
             pushed: false,
             unapplied: 0,
+            retained: None,
             barrier: LogIndex(0),
             gone: false,
             exit: None,
@@ -81,6 +84,36 @@ impl Domain {
             self.outbox.push_back([head, payload].concat().into());
         }
         Ok(())
+    }
+
+    /// An event, which some point will apply.
+    pub fn push_event(&mut self, head: &[u8], payload: &[u8]) -> Result<(), Corrupt> {
+        self.unapplied += 1;
+        if let Some(r) = &mut self.retained {
+            r.push_back([head, payload].concat().into());
+        }
+        self.forget_applied();
+        self.push(head, payload)
+    }
+
+    fn forget_applied(&mut self) {
+        if let Some(r) = &mut self.retained {
+            let applied = r.len().saturating_sub(self.unapplied as usize);
+            r.drain(..applied);
+        }
+    }
+
+    /// Keeps events from now on. True: it has all that are not applied.
+    pub fn retain_events(&mut self) -> bool {
+        self.retained.get_or_insert_default();
+        self.forget_applied();
+        self.retained.as_ref().is_some_and(|r| r.len() == self.unapplied as usize)
+    }
+
+    /// What no point has applied, if that was kept; nothing is kept any more.
+    pub fn take_retained(&mut self) -> Option<Vec<Box<[u8]>>> {
+        self.forget_applied();
+        self.retained.take().filter(|r| r.len() == self.unapplied as usize).map(Vec::from)
     }
 
     pub fn push_entry(&mut self, entry: &Entry) -> Result<(), Corrupt> {

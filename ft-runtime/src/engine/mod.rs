@@ -19,6 +19,7 @@ use crate::front::{Front, Token};
 use crate::logfile::LogFileError;
 use crate::snapshot::EngineState;
 use crate::snapshot::changes::Told;
+use crate::snapshot::stream::Outlet;
 use crate::snapshot::taker::Taker;
 use crate::snapshot::tree::{Place, Replaced};
 use backup::Backup;
@@ -35,7 +36,7 @@ use primary::Primary;
 use process::{Grandchild, Process};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -121,6 +122,8 @@ pub enum Ended {
     Interrupted(u8),
     /// This host has no part in the service any more; why.
     Left(String),
+    /// The same, but it may be given the service's state anew.
+    Rejoins(String),
 }
 
 /// Totals of a run.
@@ -293,6 +296,18 @@ impl Core {
             backlog |= d.backlog_bytes() > 0;
         }
         Ok(backlog)
+    }
+
+    /// By edges or not, as `event` says; gone with the descriptor.
+    pub(crate) fn watch(&self, fd: BorrowedFd, event: EpollEvent, what: &'static str) -> Result<(), EngineError> {
+        self.epoll.add(fd, event).map_err(|e| EngineError::system(what, e))
+    }
+
+    /// Asks the service for a copy of itself, as soon as all events that it has not applied are kept; they are given with
+    /// it. False: not yet.
+    pub(crate) fn want_copy(&mut self, to: impl FnOnce() -> io::Result<Outlet>) -> io::Result<bool> {
+        let (Some(service), Some(taker)) = (self.domains[0].as_mut(), &mut self.snapshots) else { return Ok(false) };
+        if service.retain_events() { taker.want(&self.segment, to) } else { Ok(false) }
     }
 
     /// Acts that are the same in both roles. `Ok(false)`: not one of them.
@@ -501,7 +516,7 @@ impl Engine {
             }
             if empty {
                 timeout = if backlog { BACKLOG_POLL } else { SLEEP_MAX };
-                let snapshot = self.core.snapshots.as_ref().map(|s| s.deadline(Instant::now()));
+                let snapshot = self.core.snapshots.as_ref().and_then(|s| s.deadline(Instant::now()));
                 if let Some(at) = [self.part.deadline(), snapshot].into_iter().flatten().min() {
                     timeout = timeout.min(at.saturating_duration_since(Instant::now()));
                 }

@@ -44,6 +44,11 @@ pub(crate) struct Primary {
     pub paused: bool,
     /// Another host's guest goes on where this one's dies: what clients say after that is logged too.
     pub heir: bool,
+    /// The guest's clock, and when it was that.
+    pub clock: Option<(u64, Instant)>,
+    /// A copy of the guest was made a moment ago, and nothing was done since: the events that it has not applied, as they
+    /// were logged. Only where they were kept.
+    copied: Option<Vec<Box<[u8]>>>,
 }
 
 fn append(log: &mut dyn Log, entries: &mut u64, d: DomainId, entry: &Entry) -> Result<LogIndex, EngineError> {
@@ -76,8 +81,7 @@ fn event(
     if domain.gone {
         return Ok(());
     }
-    domain.unapplied += 1;
-    domain.push(&head[..n], payload).map_err(EngineError::corrupt(to))
+    domain.push_event(&head[..n], payload).map_err(EngineError::corrupt(to))
 }
 
 /// As a call returns it.
@@ -130,6 +134,8 @@ impl Primary {
             log_deadline: None,
             paused: false,
             heir: false,
+            clock: None,
+            copied: None,
         }
     }
 
@@ -163,6 +169,10 @@ impl Primary {
         &mut self.front
     }
 
+    pub fn take_copied(&mut self) -> Option<Vec<Box<[u8]>>> {
+        self.copied.take()
+    }
+
     fn event(&mut self, core: &mut Core, to: DomainId, e: &Event) -> Result<(), EngineError> {
         event(&mut *self.log, core, &mut self.entries, to, e, self.heir)
     }
@@ -171,6 +181,9 @@ impl Primary {
     fn claim(&mut self, core: &mut Core) -> Result<(), EngineError> {
         for domain in core.domains.iter_mut().flatten() {
             if let Some(a) = domain.claim().map_err(EngineError::corrupt(domain.id))? {
+                if domain.id == SERVICE {
+                    self.clock = Some((a.clock.monotonic_ns, Instant::now()));
+                }
                 domain.barrier = append(&mut *self.log, &mut self.entries, domain.id, &Entry::Applied(a))?;
             }
         }
@@ -193,6 +206,9 @@ impl Primary {
                         *of.unapplied = had.checked_sub(a.events).ok_or_else(|| {
                             EngineError::Guest(format!("domain {d} applied {} events and was given {had}", a.events))
                         })?;
+                        if d == SERVICE {
+                            self.clock = Some((a.clock.monotonic_ns, Instant::now()));
+                        }
                     }
                     Entry::Passed { .. } | Entry::Recorded { .. } => {}
                     Entry::Memory { .. } => self.memory_checks += 1,
@@ -269,8 +285,10 @@ impl Primary {
             Across::Kill { domain, signo } => self.event(core, domain, &Event::Signal { signo }),
             Across::Copied { point, host_pid } => match &mut core.snapshots {
                 Some(s) if d == SERVICE => {
-                    let unapplied = core.domains[usize::from(d.0)].as_ref().map_or(0, |d| d.unapplied);
+                    let domain = core.domains[usize::from(d.0)].as_mut();
+                    let (unapplied, events) = domain.map_or((0, None), |d| (d.unapplied, d.take_retained()));
                     s.made(core.segment, point, host_pid, EngineState { front: self.front.state(), unapplied });
+                    self.copied = events;
                     Ok(())
                 }
                 _ => Err(EngineError::Guest(format!("domain {d} was copied, and nobody wanted that"))),
@@ -350,7 +368,13 @@ impl Part for Primary {
             match handled {
                 None => return Ok(false),
                 Some(Ok(None)) => {}
-                Some(Ok(Some(a))) => self.on_across(core, d, a)?,
+                Some(Ok(Some(a))) => {
+                    self.on_across(core, d, a)?;
+                    if self.copied.is_some() {
+                        // Whoever is given the copy is given what comes next, from here on.
+                        return Ok(true);
+                    }
+                }
                 Some(Err(e)) => return Err(e),
             }
         }

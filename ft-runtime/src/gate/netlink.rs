@@ -3,6 +3,7 @@
 //! What comes back is the kernel's and is still checked: a message cut short is skipped, never read beyond.
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -104,15 +105,23 @@ pub fn answer(error_message: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Number of the request that is answered: behind the errno comes the request's header.
+fn answers(error_message: &[u8]) -> Option<u32> {
+    let sequence: &[u8; 4] = error_message.get(12..)?.first_chunk()?;
+    Some(u32::from_ne_bytes(*sequence))
+}
+
 /// A netlink socket of the network namespace in which it was opened. Never blocks.
 pub struct Socket {
     fd: OwnedFd,
+    /// Number of the last request that an answer was waited for. Others have number 0.
+    asked: Cell<u32>,
 }
 
 impl Socket {
     pub fn open(protocol: SockProtocol) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        Ok(Self { fd: socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)? })
+        Ok(Self { fd: socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?, asked: Cell::new(0) })
     }
 
     /// Without a destination a netlink datagram goes to the kernel, which works on it before this returns.
@@ -121,19 +130,24 @@ impl Socket {
         if n == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
-    /// Sends one message and returns when the kernel has answered. Messages of other kinds go to `other`.
+    /// Sends one message and returns when the kernel has answered. Messages of other kinds go to `other`; errors that
+    /// answer what was sent before go nowhere.
     pub fn ask(&self, request: &mut Request, mut other: impl FnMut(u16, &[u8])) -> io::Result<()> {
-        let flags = request.start + 6;
-        request.bytes[flags] |= ACK as u8;
+        let sequence = self.asked.get().wrapping_add(1).max(1);
+        self.asked.set(sequence);
+        let header = &mut request.bytes[request.start..];
+        header[6] |= ACK as u8;
+        header[8..12].copy_from_slice(&sequence.to_ne_bytes());
         self.send(&request.bytes)?;
         let mut buffer = vec![0; MESSAGE_BYTES_MAX];
         for _ in 0..ANSWER_MESSAGES_MAX {
             let n = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
             for (kind, message) in messages(&buffer[..n]) {
-                if kind == ERROR {
-                    return answer(message);
+                match kind {
+                    ERROR if answers(message) == Some(sequence) => return answer(message),
+                    ERROR => {}
+                    _ => other(kind, message),
                 }
-                other(kind, message);
             }
         }
         Err(io::ErrorKind::TimedOut.into())
@@ -165,6 +179,27 @@ mod tests {
         assert_eq!(attributes_of_first[0], (3, &b"abcde"[..]));
         let inner: Vec<_> = attributes(attributes_of_first[1].1).collect();
         assert_eq!((attributes_of_first[1].0, inner.as_slice()), (9, &[(1, &[8][..])][..]));
+    }
+
+    /// As where the kernel has dropped a packet by itself, and tells so of the verdict when something else is asked.
+    #[test]
+    fn an_error_is_of_the_request_that_it_answers() {
+        const RTM_GETLINK: u16 = 18;
+        let link = |index: i32| {
+            let mut fixed = [0; 16];
+            fixed[4..8].copy_from_slice(&index.to_ne_bytes());
+            let mut r = Request::new();
+            r.message(RTM_GETLINK, 0, &fixed);
+            r
+        };
+        let socket = Socket::open(SockProtocol::NetlinkRoute).unwrap();
+        let (missing, loopback) = (i32::MAX, 1);
+        socket.send(link(missing).bytes()).unwrap();
+        let mut heard = 0;
+        socket.ask(&mut link(loopback), |_, _| heard += 1).unwrap();
+        assert_eq!(heard, 1);
+        let e = socket.ask(&mut link(missing), |_, _| {}).unwrap_err();
+        assert_eq!(e.raw_os_error(), Some(libc::ENODEV));
     }
 
     proptest! {

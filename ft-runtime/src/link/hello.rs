@@ -137,7 +137,10 @@ pub struct Hello {
     pub kernel_release: String,
     pub start_vector: StartVector,
     pub cpu: Cpu,
+    /// Without their content before [`Self::read_state`].
     pub state_dirs: Vec<StateDir>,
+    /// The service runs here: what its state directories hold now is nothing to compare.
+    pub serves: bool,
     /// Those that the launcher does not fix.
     pub limits: BTreeMap<String, Limit>,
     pub service: Option<SocketAddr>,
@@ -145,8 +148,8 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// Reads files and state directories: may take long. `progress` is asked now and then whether to go on.
-    pub fn here(s: &Subject, progress: &mut dyn FnMut(&TreeProgress) -> ControlFlow<()>) -> Result<Self, HelloError> {
+    /// Reads the program and its libraries.
+    pub fn here(s: &Subject) -> Result<Self, HelloError> {
         let release =
             std::fs::read_to_string("/proc/sys/kernel/osrelease").map_err(io_error("the kernel's release"))?;
         let variable = |(name, value): &(OsString, OsString)| Variable {
@@ -154,7 +157,6 @@ impl Hello {
             sha256: digest(value.as_bytes()),
         };
         let libraries = libraries::loaded_at_start(s)?;
-        let mut read = TreeProgress::default();
         Ok(Self {
             ft_version: env!("CARGO_PKG_VERSION").into(),
             protocol: PROTOCOL_VERSION,
@@ -169,11 +171,21 @@ impl Hello {
             kernel_release: release.trim().into(),
             start_vector: start_vector(),
             cpu: Cpu::here(),
-            state_dirs: s.state_dirs.iter().map(|d| tree::digest(d, &mut read, progress)).collect::<Result<_, _>>()?,
+            state_dirs: s.state_dirs.iter().map(|d| StateDir::unread(d)).collect(),
+            serves: false,
             limits: limits(s.process).map_err(io_error("the limits of the process"))?,
             service: s.service,
             config_sha256: digest(s.config),
         })
+    }
+
+    /// Reads the state directories: may take long. `progress` is asked now and then whether to go on.
+    pub fn read_state(&mut self, progress: &mut dyn FnMut(&TreeProgress) -> ControlFlow<()>) -> Result<(), HelloError> {
+        let mut read = TreeProgress::default();
+        for dir in &mut self.state_dirs {
+            *dir = tree::digest(Path::new(&dir.path.0), &mut read, progress)?;
+        }
+        Ok(())
     }
 
     /// Bodies of the frames that carry it, in order.
@@ -446,7 +458,7 @@ pub fn differences(ours: &Hello, theirs: &Hello) -> Vec<Difference> {
     };
     f.compare(Item::StartVector, &ours.start_vector, &theirs.start_vector, vector, SAME_MACHINE);
     cpu::compare(&mut f, &ours.cpu, &theirs.cpu);
-    compare_state(&mut f, &ours.state_dirs, &theirs.state_dirs);
+    compare_state(&mut f, &ours.state_dirs, &theirs.state_dirs, ours.serves || theirs.serves);
     for (name, a, b) in union(&ours.limits, &theirs.limits) {
         let show = |l: Option<&Limit>| {
             l.map_or(ABSENT.into(), |Limit(soft, hard)| format!("{} to {}", limit(*soft), limit(*hard)))
@@ -545,7 +557,8 @@ fn compare_variables(f: &mut Found, ours: &Hello, theirs: &Hello) {
     }
 }
 
-fn compare_state(f: &mut Found, ours: &[StateDir], theirs: &[StateDir]) {
+/// `served`: by one of them.
+fn compare_state(f: &mut Found, ours: &[StateDir], theirs: &[StateDir], served: bool) {
     let paths = |v: &[StateDir]| v.iter().map(|d| lossy(&d.path)).collect::<Vec<_>>();
     if paths(ours) != paths(theirs) {
         let show = |v: &[StateDir]| format!("{:?}", paths(v));
@@ -555,6 +568,9 @@ fn compare_state(f: &mut Found, ours: &[StateDir], theirs: &[StateDir]) {
             show(theirs),
             "configure the same state directories, in the same order",
         );
+        return;
+    }
+    if served {
         return;
     }
     const ADVICE: &str =

@@ -74,7 +74,7 @@ impl Pair {
             Output::Held => out.set_rule(Rule::Held),
             Output::WhenPeerHas(_) => out.set_rule(Rule::Backup),
             Output::Alone(_) => {
-                if out.had_backup() {
+                if out.forget_backup() {
                     // It would have to be given the state anew.
                     out.end_following();
                     self.peer_has_all = false;
@@ -121,8 +121,7 @@ impl Pair {
                 self.role = Some(Role::Leading(p));
             }
             Role::Following(backup) => {
-                let clock =
-                    self.clock.map_or(0, |c| c.sample.monotonic_ns + now.saturating_duration_since(c.at).as_nanos() as u64);
+                let clock = self.clock.map_or(0, |c| c.now_ns(now));
                 let mut new = Outgoing::new(self.out.borrow_mut().link.take(), false, self.received);
                 new.set_rule(self.out.borrow().rule());
                 self.out = Rc::new(RefCell::new(new));
@@ -177,7 +176,7 @@ impl Pair {
         }
     }
 
-    fn report(&mut self, r: &Report) {
+    pub(super) fn report(&mut self, r: &Report) {
         let text = match r {
             Report::Deposed { term, .. } => {
                 format!("{} serves in term {term}: this host no longer does", self.settings.peer)

@@ -79,9 +79,14 @@ impl Outgoing {
         self.rule = rule;
     }
 
-    /// Output has waited for a backup.
-    pub fn had_backup(&self) -> bool {
-        self.had_backup
+    /// Whether output has waited for a backup since this was asked last.
+    pub fn forget_backup(&mut self) -> bool {
+        std::mem::take(&mut self.had_backup)
+    }
+
+    /// The peer is given all of it from here on.
+    pub fn begin_following(&mut self) {
+        self.is_followed = true;
     }
 
     /// The peer is given no more of it.
@@ -227,8 +232,13 @@ impl Lanes {
         true
     }
 
+    /// Entries of all domains.
+    pub fn len(&self) -> usize {
+        self.lanes.iter().map(VecDeque::len).sum()
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.lanes.iter().all(VecDeque::is_empty)
+        self.len() == 0
     }
 }
 

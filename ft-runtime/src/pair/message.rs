@@ -21,7 +21,7 @@ pub mod kind {
     pub const HELLO: u8 = 6;
     /// JSON: what the guest is started with; the log begins after it.
     pub const START: u8 = 7;
-    /// The backup's guest is started.
+    /// The backup's guest is started; one that was made of a snapshot has done nearly all that has come of the log.
     pub const READY: u8 = 8;
     /// The sender leaves; text says why.
     pub const BYE: u8 = 9;
@@ -35,6 +35,16 @@ pub mod kind {
     pub const TAPPED: u8 = 14;
     /// JSON: the sender's time of day, after both hellos.
     pub const CLOCK: u8 = 13;
+    /// JSON: the state of a running service begins, see `seed`. The log goes on behind it.
+    pub const SEED: u8 = 15;
+    /// An event that was logged before that and not applied by the guest then, as in the log.
+    pub const SEED_EVENT: u8 = 16;
+    /// How a connection of that time began.
+    pub const SEED_BIRTH: u8 = 17;
+    /// Bytes of the guest's snapshot.
+    pub const SNAPSHOT: u8 = 18;
+    /// So many bytes of it were used: the sender may send more.
+    pub const TAKEN: u8 = 19;
 }
 
 /// Room for the head of any message here.

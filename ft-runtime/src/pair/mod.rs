@@ -1,17 +1,25 @@
 //! One host of a pair: its guest leads or follows, the link carries the log, and the failover machine decides who speaks.
 //!
-//! [`run`] brings it up, [`decider`] asks the machine, [`acts`] does what it says; the rest of what happens is here.
+//! [`run`] brings it up, [`decider`] asks the machine, [`acts`] does what it says, [`reseed`] gives another host the
+//! service's state; the rest of what happens is here.
 //!
 //! Laws: nothing of the guest leaves before the backup's engine holds what caused it, or before this host is alone by
 //! right; what came over the link is acknowledged on receipt, unless this host has begun to take over; what the machine
 //! wants done is done in its order, before the next event.
 
 mod acts;
+pub mod admission;
+mod candidate;
 pub mod decider;
 pub mod guard;
+pub mod join;
 pub mod log;
+mod meeting;
 pub mod message;
+mod reseed;
 pub mod run;
+pub mod seed;
+mod start_message;
 pub mod status;
 pub mod world;
 
@@ -22,19 +30,23 @@ use crate::engine::{Core, Ended, EngineError, Part, Stats};
 use crate::failover::action::{Acks, Lease};
 use crate::failover::config::Timing;
 use crate::failover::event::{Blame, Command, LinkEnd, ServiceNet};
-use crate::failover::{self, Kind};
+use crate::failover::{self, Kind, Message};
 use crate::front::{Deed, Front, Token};
 use crate::gate::boot_time::BootTime;
 use crate::link::{Link, LinkError};
 use crate::probe::Probe;
+use admission::Admission;
 use decider::Decider;
 use guard::Notice;
 use ft_log::codec::Writer;
-use ft_log::entry::{ClockSample, Entry, Event};
+use ft_log::entry::{Entry, Event};
 use ft_log::ids::{ConnId, DomainId, LogIndex};
+use join::Joined;
 use log::{LinkSource, Outgoing, PairLog, Rule};
 use message::{HEAD_BYTES, Heartbeat, kind};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use seed::Seed;
+use start_message::StartMessage;
 use status::{Order, Progress, Shown, StatusBoard};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -49,6 +61,8 @@ const TOKEN_LINK: u32 = 0;
 const TOKEN_GATE: u32 = 1;
 const TOKEN_ARBITER: u32 = 2;
 const TOKEN_NOTICE: u32 = 3;
+const TOKEN_ADMISSION: u32 = 4;
+const TOKEN_SEED: u32 = 5;
 /// A link without a sign of life for so many silences is given up; by then the failover machine has decided.
 const SILENCES_MAX: u32 = 5;
 /// Own heartbeats that are remembered until they come back.
@@ -56,6 +70,8 @@ const HEARTBEATS_MAX: usize = 1024;
 const SERVICE: DomainId = DomainId(0);
 /// Connections that the backup isn't told the end of before their resets are surely out.
 const RESETS_MAX: usize = 1024;
+/// How often the engine looks whether the guest can be copied.
+const SEED_LOOK: Duration = Duration::from_millis(2);
 /// A backup that lags slows the primary; one that lags this many times longer than that is given up.
 const LAG_TIMES_MAX: u32 = 10;
 
@@ -108,13 +124,26 @@ pub(crate) struct Beginning {
     pub probe: Option<Probe>,
     /// Of the peer's guard, while it leads.
     pub notice: Option<Notice>,
+    /// What the guest was started with, here or elsewhere.
+    pub start: StartMessage,
+    /// Finds another host when there is none.
+    pub admission: Admission,
+    pub guest_pid: i32,
+    /// What goes with a guest that was made of another host's.
+    pub joined: Option<Joined>,
 }
 
 /// What the last entries said of the domain's clock, and when they came.
 #[derive(Clone, Copy)]
 struct HeardClock {
-    sample: ClockSample,
+    monotonic_ns: u64,
     at: Instant,
+}
+
+impl HeardClock {
+    fn now_ns(self, now: Instant) -> u64 {
+        self.monotonic_ns + now.saturating_duration_since(self.at).as_nanos() as u64
+    }
 }
 
 pub(crate) struct Pair {
@@ -127,8 +156,17 @@ pub(crate) struct Pair {
     out: Rc<RefCell<Outgoing>>,
     link_ready: bool,
     notice_ready: bool,
-    /// Leading: the peer's guest was started with ours and has had all of the log.
+    /// Leading: the peer's guest was started with ours, or made of it, and has had all of the log.
     peer_has_all: bool,
+    start: StartMessage,
+    guest_pid: i32,
+    admission: Admission,
+    /// Leading: the peer is without state and wants it; it is being given it; and when that is tried again.
+    peer_joins: bool,
+    seed: Option<Seed>,
+    seed_again: Instant,
+    /// Following, made of the primary's guest: since when. The primary is told when the guest has caught up.
+    joins_since: Option<Instant>,
 
     // Following.
     source: LinkSource,
@@ -192,11 +230,33 @@ impl Pair {
         if let Some(n) = &b.notice {
             watch(n.fd(), EpollFlags::EPOLLIN, TOKEN_NOTICE).map_err(|e| EngineError::system("watching for the peer's guard", e))?;
         }
+        let fd = b.admission.fd();
+        epoll
+            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, Token::Pair(TOKEN_ADMISSION).encode()))
+            .map_err(|e| EngineError::system("watching for another host", e))?;
+        let now = Instant::now();
         let peer_has_all = b.leads && b.link.is_some();
-        let out = Rc::new(RefCell::new(Outgoing::new(b.link, peer_has_all, LogIndex(0))));
+        let start = LogIndex(b.joined.as_ref().map_or(0, |j| j.message.index));
+        let out = Rc::new(RefCell::new(Outgoing::new(b.link, peer_has_all, start)));
         let source = LinkSource::default();
         let mut decider = b.decider;
-        let role = if b.leads {
+        let mut world = b.world;
+        let mut clock = None;
+        let mut kept = Vec::new();
+        let mut joins_since = None;
+        let role = if let Some(j) = b.joined {
+            clock = j.message.clock_ns.map(|monotonic_ns| HeardClock { monotonic_ns, at: j.since });
+            joins_since = Some(j.since);
+            kept = j.kept;
+            for e in &j.events {
+                source.0.borrow_mut().push(SERVICE, e);
+            }
+            if let Some(w) = &mut world {
+                j.births.into_iter().for_each(|told| w.was_told(told, j.since));
+            }
+            let front = Front::of_state(epoll.clone(), j.engine.front, now);
+            Role::Following(Box::new(Backup::that_may_go_live(Feed::new(source.clone()), front)))
+        } else if b.leads {
             let mut primary = Primary::new(epoll.clone(), Box::new(PairLog(out.clone())));
             primary.front().watched = true;
             decider.tell(failover::Event::GuestStarted);
@@ -205,13 +265,10 @@ impl Pair {
             let feed = Feed::new(source.clone());
             Role::Following(Box::new(Backup::that_may_go_live(feed, Front::new(epoll.clone()))))
         };
-        if let Some(w) = &b.world {
+        if let Some(w) = &world {
             b.board.set_lease(w.lease());
-            if let Some(f) = w.guard_fingerprint() {
-                out.borrow_mut().send(kind::GUARD, &[], &f);
-            }
         }
-        Ok(Self {
+        let mut pair = Self {
             role: Some(role),
             decider,
             settings: b.settings,
@@ -221,16 +278,23 @@ impl Pair {
             link_ready: true,
             notice_ready: true,
             peer_has_all,
+            start: b.start,
+            guest_pid: b.guest_pid,
+            admission: b.admission,
+            peer_joins: false,
+            seed: None,
+            seed_again: now,
+            joins_since,
             source,
-            received: LogIndex(0),
-            acknowledged: LogIndex(0),
-            clock: None,
+            received: start,
+            acknowledged: start,
+            clock,
             acks: Acks::On,
             log_is_over: false,
             is_replaying: false,
             young: Vec::new(),
             resets: VecDeque::new(),
-            world: b.world,
+            world,
             probe: b.probe,
             notice: b.notice,
             lease: Lease::Expire,
@@ -249,7 +313,19 @@ impl Pair {
             reason: String::new(),
             over: None,
             ended: None,
-        })
+        };
+        pair.introduce_guard();
+        for (kind, body) in kept {
+            pair.message(kind, &body, now)?;
+        }
+        Ok(pair)
+    }
+
+    /// The peer is told by what it knows this host's guard.
+    fn introduce_guard(&mut self) {
+        if let Some(f) = self.world.as_ref().and_then(World::guard_fingerprint) {
+            self.out.borrow_mut().send(kind::GUARD, &[], &f);
+        }
     }
 
     fn role(&mut self) -> &mut Role {
@@ -374,6 +450,14 @@ impl Pair {
                 }
             }
             kind::ENTRY | kind::BIRTH | kind::GONE | kind::STILLBORN | kind::ACK => {}
+            kind::TAKEN if self.leads() => {
+                let bytes = message::decode_index(body).map_err(foreign)?.0;
+                if let Some(s) = &mut self.seed {
+                    s.taken = bytes;
+                }
+            }
+            kind::READY if self.leads() => self.peer_is_ready(now),
+            kind::TAKEN | kind::READY => {}
             kind::HEARTBEAT => {
                 let h = Heartbeat::decode(body).map_err(foreign)?;
                 self.heard_seq = h.seq;
@@ -386,6 +470,9 @@ impl Pair {
             }
             kind::ROLE => {
                 let m = message::decode_role(body).map_err(foreign)?;
+                if let Message::Hello(h) = m {
+                    self.peer_joins = h.role == failover::message::Role::Joining;
+                }
                 self.decider.tell(failover::Event::Peer(m));
             }
             kind::GUARD => {
@@ -407,7 +494,7 @@ impl Pair {
         if let Entry::Applied(a) = &decoded
             && d == SERVICE
         {
-            self.clock = Some(HeardClock { sample: a.clock, at: now });
+            self.clock = Some(HeardClock { monotonic_ns: a.clock.monotonic_ns, at: now });
         }
         if let (Entry::Event(e), true) = (&decoded, d == SERVICE)
             && let Role::Following(b) = self.role()
@@ -432,8 +519,9 @@ impl Pair {
         self.board.event(&format!("link lost: {why}"));
         if !self.leads() && matches!(self.decider.kind(), Kind::Starting | Kind::Joining) {
             let left = format!("{} went before this host had all of the service's state: {why}", self.settings.peer);
-            self.ended.get_or_insert(Ended::Left(left));
+            self.ended.get_or_insert(Ended::Rejoins(left));
         }
+        self.link_is_gone();
         if self.over.is_some() {
             // There is nothing left to take over; whose the service was stays as it is.
             return;
@@ -479,6 +567,7 @@ impl Pair {
             w.keep_heard(now, self.heard_at);
         }
         self.show_progress(now);
+        self.show_seed(now);
         if let Some(Order::Force) = self.board.take_order() {
             self.decider.tell(failover::Event::Operator(Command::Force));
         }
@@ -570,6 +659,10 @@ impl Pair {
 
     /// This host's part is over.
     fn end(&mut self, core: &mut Core) {
+        if self.may_rejoin() {
+            self.ended.get_or_insert(Ended::Rejoins(self.reason.clone()));
+            return;
+        }
         let e = match (self.diverged.take(), self.interrupted) {
             (Some(text), _) => Ended::Diverged(text),
             (None, Some(signo)) => Ended::Interrupted(signo),
@@ -675,7 +768,7 @@ fn farewell(e: &Ended) -> String {
         Ended::Exited { status, .. } => format!("its server ended ({})", describe_status(*status)),
         Ended::Diverged(how) => format!("its server did something else: {how}"),
         Ended::Interrupted(signo) => format!("stopped by signal {signo}"),
-        Ended::Left(why) | Ended::Stuck(why) => why.clone(),
+        Ended::Left(why) | Ended::Rejoins(why) | Ended::Stuck(why) => why.clone(),
         Ended::LogEnd => "its log has ended".into(),
     }
 }
@@ -695,7 +788,13 @@ fn end_of(e: &LinkError) -> LinkEnd {
 
 impl Part for Pair {
     fn drain(&mut self, core: &mut Core, d: DomainId) -> Result<bool, EngineError> {
-        self.role().part().drain(core, d)
+        let more = self.role().part().drain(core, d)?;
+        if let Some(Role::Leading(p)) = &mut self.role
+            && let Some(events) = p.take_copied()
+        {
+            self.seed_copied(&events);
+        }
+        Ok(more)
     }
 
     fn settle(&mut self, core: &mut Core, d: DomainId) -> Result<(), EngineError> {
@@ -740,6 +839,8 @@ impl Part for Pair {
             }
             Token::Pair(TOKEN_ARBITER) => self.decider.on_answer(),
             Token::Pair(TOKEN_NOTICE) => self.notice_ready = true,
+            // Looked at in every turn.
+            Token::Pair(TOKEN_ADMISSION | TOKEN_SEED) => {}
             Token::Pair(_) => {}
             t => self.role().part().on_front(t, events),
         }
@@ -770,6 +871,7 @@ impl Part for Pair {
             self.read_link_to_end();
         }
         self.receive(now)?;
+        self.admit(core, now)?;
         if std::mem::take(&mut self.notice_ready)
             && self.notice.as_mut().is_some_and(Notice::is_heard)
             && self.over.is_none()
@@ -803,6 +905,7 @@ impl Part for Pair {
         }
         let mut more = self.role().part().turn(core, now)?;
         more |= self.lead(now)?;
+        more |= self.reseed(core, now)?;
         self.send_heartbeat(now);
         self.flush();
         if self.is_replaying {
@@ -824,7 +927,9 @@ impl Part for Pair {
         let heartbeat = Some(self.heartbeat_at);
         let probe = self.probe.as_ref().map(Probe::deadline);
         let decider = if self.is_leaving { None } else { self.decider.deadline() };
-        [role, world, heartbeat, probe, decider].into_iter().flatten().min()
+        // Only where the engine has to look for itself: whether the guest has applied enough, and has made its copy.
+        let seed = self.seed.as_ref().filter(|s| s.is_begun()).map(|_| Instant::now() + SEED_LOOK);
+        [role, world, heartbeat, probe, decider, seed].into_iter().flatten().min()
     }
 
     fn ended(&mut self, core: &Core, now: Instant) -> Result<Option<Ended>, EngineError> {

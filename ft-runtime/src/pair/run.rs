@@ -3,10 +3,15 @@
 //! A host that starts meets its peer, compares itself with it, and asks the failover machine what to be; with its guest
 //! launched, as primary or as backup, the engine goes on ([`Pair`]).
 
+use super::admission::Admission;
+use super::candidate::{Candidate, Part};
 use super::decider::Decider;
 use super::guard::Notice;
-use super::message::{self, HEAD_BYTES, kind};
-use super::status::{ControlSocket, Order, Shown, StatusBoard};
+use super::join::Joined;
+use super::meeting::{Ends, Meeting, STEP_MAX, hear, refuse, say, wait, wait_link};
+use super::message::kind;
+use super::start_message::StartMessage;
+use super::status::{ControlSocket, Reception, Shown, StatusBoard};
 use super::world::World;
 use super::{Beginning, Pair, Settings};
 use crate::config::{ArbiterConfig, Config, Start};
@@ -18,97 +23,36 @@ use crate::failover::arbiter::witness::client::{Tcp, WitnessClient};
 use crate::failover::arbiter::witness::seal::{Key, Seal};
 use crate::failover::arbiter::witness::wire::ServiceName;
 use crate::failover::config::{ArbiterKind, DivergencePolicy, Timing};
-use crate::failover::event::{Command, LinkEnd};
 use crate::failover::message::Preferred;
-use crate::failover::{self, Action, Event, HostId, Kind};
+use crate::failover::{self, Event, HostId, Kind};
 use crate::gate;
-use crate::guest::{self, Adoptee, ShimImage, launch};
+use crate::guest::{self, Adoptee, Guest, ShimImage, launch};
+use crate::link::Link;
 use crate::preload::{Program, await_program, open_reception};
-use crate::link::hello::{Hello, HelloReader, Subject, clock_difference, differences};
-use crate::link::{Keys, Link, LinkError, Listener, PrivateKey, PublicKey};
-use crate::logfile::{OsText, hex};
+use crate::probe::{self, Probe};
+use crate::snapshot::taker::Taker;
+use crate::snapshot::tree::leave_unfinished;
+use crate::start::{Error, Surroundings, exit_code_of, io_error, prepare_process, setup};
 use crate::tap::flood::Caller;
 use crate::tap::{self, TapError};
-use crate::probe::{self, Probe};
-use crate::start::{Error, Surroundings, exit_code_of, io_error, prepare_process, setup};
-use ft_log::codec::Writer;
 use ft_log::shared::role;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
-/// Between two attempts to reach the other host.
-const RETRY: Duration = Duration::from_millis(200);
-/// For one step of the start, once the other host is there.
-const STEP_MAX: Duration = Duration::from_secs(60);
+/// Between the end of a host's part and its next beginning; longer each time, unless the part was a long one.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+const LONG_LIFE: Duration = Duration::from_secs(3);
 /// For the primary's frames to reach the backup's tap, and how often it looks.
 const FLOOD_MAX: Duration = Duration::from_secs(3);
 const FLOOD_EVERY: Duration = Duration::from_millis(20);
 /// For one answer of the arbiter, beyond the silence that hosts grant each other; then it is asked again.
 const ARBITER_MAX: Duration = Duration::from_millis(1000);
-/// How long `ft` sleeps at most while it waits for its part.
-const SLEEP_MAX: Duration = Duration::from_secs(1);
-
-/// What the primary's guest is started with; the backup's is started with the same.
-#[derive(Serialize, Deserialize)]
-struct StartMessage {
-    program: OsText,
-    argv: Vec<OsText>,
-    env: Vec<(OsText, OsText)>,
-    cwd: OsText,
-    umask: u32,
-    seed: u64,
-    at_random: String,
-    memory_every: u64,
-}
-
-fn at_random_bytes(s: &str) -> Option<[u8; 16]> {
-    let mut out = [0; 16];
-    if s.len() != 32 || !s.is_ascii() {
-        return None;
-    }
-    for (k, b) in out.iter_mut().enumerate() {
-        *b = u8::from_str_radix(&s[2 * k..2 * k + 2], 16).ok()?;
-    }
-    Some(out)
-}
-
-impl StartMessage {
-    fn new(s: &Surroundings) -> Self {
-        let text = |o: &OsString| OsText(o.clone());
-        Self {
-            program: OsText(s.program.clone().into()),
-            argv: s.argv.iter().map(text).collect(),
-            env: s.env.iter().map(|(n, v)| (text(n), text(v))).collect(),
-            cwd: OsText(s.cwd.clone().into()),
-            umask: s.umask,
-            seed: s.seed,
-            at_random: hex(&s.at_random),
-            memory_every: s.memory_every,
-        }
-    }
-
-    fn surroundings(self) -> Option<Surroundings> {
-        Some(Surroundings {
-            program: PathBuf::from(self.program.0),
-            argv: self.argv.into_iter().map(|a| a.0).collect(),
-            env: self.env.into_iter().map(|(n, v)| (n.0, v.0)).collect(),
-            cwd: PathBuf::from(self.cwd.0),
-            umask: self.umask,
-            seed: self.seed,
-            at_random: at_random_bytes(&self.at_random)?,
-            memory_every: self.memory_every,
-            memory_slices: true,
-        })
-    }
-}
 
 /// The service's surroundings as the configuration has them, not as our own happen to be.
 fn surroundings(c: &Config) -> Result<Surroundings, Error> {
@@ -126,149 +70,6 @@ fn surroundings(c: &Config) -> Result<Surroundings, Error> {
     Ok(s)
 }
 
-/// What ends the waiting for the other host.
-struct Ends {
-    signals: OwnedFd,
-    /// Readable once the program that waits with us has ended.
-    program: Option<OwnedFd>,
-}
-
-impl Ends {
-    fn check(&self, signals: PollFlags, program: PollFlags) -> Result<(), Error> {
-        let why = match (signals.is_empty(), program.is_empty()) {
-            (false, _) => "stopped by a signal before the service was started",
-            (_, false) => "the program ended before the service was started",
-            _ => return Ok(()),
-        };
-        Err(Error::Refused(why.into()))
-    }
-}
-
-/// Waits for something on one of `fds`.
-fn wait(fds: &[(BorrowedFd, PollFlags)], ends: &Ends, until: Instant) -> Result<(), Error> {
-    let program = ends.program.as_ref().unwrap_or(&ends.signals);
-    let mut all = vec![PollFd::new(ends.signals.as_fd(), PollFlags::POLLIN), PollFd::new(program.as_fd(), PollFlags::POLLIN)];
-    all.extend(fds.iter().map(|(fd, flags)| PollFd::new(*fd, *flags)));
-    let left = until.saturating_duration_since(Instant::now()).min(SLEEP_MAX);
-    match poll(&mut all, PollTimeout::from(left.as_micros().div_ceil(1000) as u16)) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => {
-            let came = |n: usize| all[n].revents().unwrap_or(PollFlags::empty());
-            ends.check(came(0), came(1))
-        }
-        Err(e) => Err(io_error("waiting for the other host")(e.into())),
-    }
-}
-
-fn wait_link(link: &Link, ends: &Ends, until: Instant) -> Result<(), Error> {
-    let write = if link.interest().write { PollFlags::POLLOUT } else { PollFlags::empty() };
-    wait(&[(link.fd(), PollFlags::POLLIN | write)], ends, until)
-}
-
-fn connect(address: SocketAddr, keys: &Keys, ends: &Ends) -> Result<Link, Error> {
-    bring_up(Link::connect(address, keys)?, ends)
-}
-
-fn bring_up(mut link: Link, ends: &Ends) -> Result<Link, Error> {
-    while !link.is_up() {
-        let until = link.deadline().unwrap_or_else(|| Instant::now() + RETRY);
-        wait_link(&link, ends, until)?;
-        link.on_deadline(Instant::now())?;
-        link.on_ready()?;
-        link.flush()?;
-    }
-    Ok(link)
-}
-
-fn say<T: Serialize>(link: &mut Link, kind: u8, what: &T) -> Result<(), Error> {
-    let json = serde_json::to_vec(what).map_err(|e| Error::Refused(format!("what can't be said: {e}")))?;
-    link.send(kind, &[], &json);
-    Ok(link.flush()?)
-}
-
-/// The next message, which must be of that kind; `roles` gets what is said of roles before it.
-fn hear(
-    link: &mut Link,
-    wanted: u8,
-    ends: &Ends,
-    roles: &mut dyn FnMut(failover::Message),
-) -> Result<Vec<u8>, Error> {
-    let until = Instant::now() + STEP_MAX;
-    loop {
-        let mut got: Option<(u8, Vec<u8>)> = None;
-        link.recv(&mut |k, b| {
-            got = Some((k, b.to_vec()));
-            ControlFlow::Break(())
-        })?;
-        match got {
-            Some((k, b)) if k == wanted => return Ok(b),
-            Some((kind::ROLE, b)) => {
-                roles(message::decode_role(&b).map_err(|e| Error::Refused(format!("the other host said of its role: {e}")))?);
-            }
-            Some((kind::BYE, b)) => {
-                return Err(Error::Refused(format!("the other host refuses: {}", String::from_utf8_lossy(&b))));
-            }
-            Some((k, _)) => return Err(Error::Refused(format!("the other host sent message {k} instead of {wanted}"))),
-            None => {}
-        }
-        if Instant::now() > until {
-            return Err(Error::Refused(format!("the other host said nothing for {} s", STEP_MAX.as_secs())));
-        }
-        wait_link(link, ends, until)?;
-        link.on_ready()?;
-        link.flush()?;
-    }
-}
-
-/// What both hosts must have in common, compared before anything is started. Both compare, both refuse.
-fn agree(link: &mut Link, c: &Config, s: &Surroundings, process: Option<Pid>, ends: &Ends) -> Result<(), Error> {
-    let mut names = [&c.host.name, &c.peer.name];
-    names.sort();
-    let both = format!("{:?}", (names, &c.service, c.limits.silence_ms_max, c.arbiter.shared()));
-    let subject = Subject {
-        program: &s.program,
-        argv: &s.argv,
-        env: &s.env,
-        cwd: &s.cwd,
-        umask: s.umask,
-        state_dirs: &c.service.state_dirs,
-        service: None,
-        config: both.as_bytes(),
-        process,
-    };
-    let ours = Hello::here(&subject, &mut |_| ControlFlow::Continue(()))?;
-    for frame in ours.to_frames() {
-        link.send(kind::HELLO, &[], &frame);
-    }
-    link.flush()?;
-    let mut reader = HelloReader::default();
-    let theirs = loop {
-        if let Some(h) = reader.push(&hear(link, kind::HELLO, ends, &mut |_| {})?)? {
-            break h;
-        }
-    };
-    let mut found = differences(&ours, &theirs);
-    // Both are here now and have nothing else to do: what passes from one to the other is on its way only.
-    say(link, kind::CLOCK, &SystemTime::now())?;
-    let clock = hear(link, kind::CLOCK, ends, &mut |_| {})?;
-    let clock = serde_json::from_slice(&clock).map_err(|e| Error::Refused(format!("the other host's clock: {e}")))?;
-    found.extend(clock_difference(SystemTime::now(), clock));
-    if found.is_empty() {
-        return Ok(());
-    }
-    let list: Vec<String> = found.iter().map(ToString::to_string).collect();
-    let text = format!("the hosts can't run in lockstep:\n  {}", list.join("\n  "));
-    refuse(link, &text)?;
-    Err(Error::Refused(text))
-}
-
-/// Tells the other host why there is no service.
-fn refuse(link: &mut Link, why: &str) -> Result<(), LinkError> {
-    link.send(kind::BYE, &[], why.as_bytes());
-    link.flush()?;
-    // So that the other host reads it before the link is gone.
-    link.close()
-}
-
 fn address_in_use(c: &Config) -> Result<Option<String>, Error> {
     let Some(interface) = &c.service.interface else { return Ok(None) };
     let ips: Vec<IpAddr> = c.service.addresses.iter().map(|a| a.ip).collect();
@@ -281,7 +82,7 @@ fn host_id(name: &str) -> HostId {
     HostId(u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")))
 }
 
-fn timing(silence_ms: u64) -> Timing {
+pub(super) fn timing(silence_ms: u64) -> Timing {
     Timing {
         heartbeat_ms: silence_ms / 8,
         lease_ms: silence_ms * 3 / 4,
@@ -324,179 +125,9 @@ fn decider(c: &Config) -> Result<Decider, Error> {
     Decider::new(config, arbiter).map_err(|e| Error::Refused(format!("limits: {e}")))
 }
 
-/// What a host turns out to be.
-enum Part {
-    /// It starts the service, with the peer if there is a link.
-    Starts(Option<Link>),
-    /// It follows the peer's guest from its first instruction on.
-    Follows(Link, StartMessage),
-}
-
-/// A host that has nothing yet and waits for its part.
-struct Candidate<'a> {
-    config: &'a Config,
-    surroundings: &'a Surroundings,
-    /// Of the program that waits with us.
-    process: Option<Pid>,
-    keys: Keys,
-    ends: &'a Ends,
-    board: &'a StatusBoard,
-    decider: &'a mut Decider,
-    /// The primary by preference listens, the other one comes: one connection, whoever was first.
-    listener: Option<Listener>,
-    link: Option<Link>,
-    look_again: Instant,
-    said: Option<String>,
-    reason: String,
-}
-
-impl Candidate<'_> {
-    fn wait_for_part(mut self) -> Result<Part, Error> {
-        loop {
-            if self.link.is_none() {
-                self.meet()?;
-            }
-            if let Some(start) = self.hear()? {
-                let link = self.link.take().expect("it came over the link");
-                return Ok(Part::Follows(link, start));
-            }
-            if self.decide()? {
-                return Ok(Part::Starts(self.link));
-            }
-            let mut until = Instant::now() + SLEEP_MAX;
-            until = self.decider.deadline().map_or(until, |at| until.min(at));
-            let mut fds = Vec::new();
-            match (&self.link, &self.listener) {
-                (Some(l), _) => {
-                    let write = if l.interest().write { PollFlags::POLLOUT } else { PollFlags::empty() };
-                    fds.push((l.fd(), PollFlags::POLLIN | write));
-                }
-                (None, Some(l)) => fds.push((l.fd(), PollFlags::POLLIN)),
-                (None, None) => until = until.min(self.look_again),
-            }
-            fds.extend(self.decider.fd().map(|fd| (fd, PollFlags::POLLIN)));
-            wait(&fds, self.ends, until)?;
-        }
-    }
-
-    /// Looks for the peer, once.
-    fn meet(&mut self) -> Result<(), Error> {
-        let peer = &self.config.peer;
-        let met = match &self.listener {
-            Some(l) => match l.accept(&self.keys)? {
-                None => return Ok(()),
-                Some(link) => bring_up(link, self.ends),
-            },
-            None if Instant::now() < self.look_again => return Ok(()),
-            None => connect(peer.address, &self.keys, self.ends),
-        };
-        self.look_again = Instant::now() + RETRY;
-        match met {
-            Ok(mut link) => {
-                self.board.event(&format!("linked with {}", peer.name));
-                agree(&mut link, self.config, self.surroundings, self.process, self.ends)?;
-                self.link = Some(link);
-                self.said = None;
-                self.decider.tell(Event::LinkUp);
-                Ok(())
-            }
-            Err(Error::Link(e)) => {
-                let e = e.to_string();
-                if self.said.as_ref() != Some(&e) {
-                    tracing::warn!("{}: {e}; trying again", peer.name);
-                    self.said = Some(e);
-                }
-                Ok(())
-            }
-            Err(e) => Err(e),
-        }
-    }
-
-    /// What the peer says. `Some`: its guest starts, and ours with it.
-    fn hear(&mut self) -> Result<Option<StartMessage>, Error> {
-        let Some(link) = &mut self.link else { return Ok(None) };
-        let mut start = None;
-        let mut wrong = None;
-        let heard = link.on_ready().and_then(|()| {
-            link.recv(&mut |k, body| {
-                match (k, message::decode_role(body)) {
-                    (kind::ROLE, Ok(m)) => {
-                        self.decider.tell(Event::Peer(m));
-                        return ControlFlow::Continue(());
-                    }
-                    (kind::START, _) => match serde_json::from_slice(body) {
-                        Ok(s) => start = Some(s),
-                        Err(e) => wrong = Some(format!("the primary's start message can't be read: {e}")),
-                    },
-                    (kind::BYE, _) => {
-                        wrong = Some(format!("the other host refuses: {}", String::from_utf8_lossy(body)));
-                    }
-                    _ => wrong = Some(format!("the other host sent message {k} before its guest was started")),
-                }
-                ControlFlow::Break(())
-            })
-        });
-        if let Some(text) = wrong {
-            return Err(Error::Refused(text));
-        }
-        if start.is_none()
-            && let Err(e) = heard.and_then(|()| link.flush())
-        {
-            self.lose_link(&e);
-        }
-        Ok(start)
-    }
-
-    fn lose_link(&mut self, e: &LinkError) {
-        tracing::warn!("{}: {e}", self.config.peer.name);
-        self.link = None;
-        self.decider.tell(Event::LinkDown(LinkEnd::Closed));
-    }
-
-    /// True: this host starts the service.
-    fn decide(&mut self) -> Result<bool, Error> {
-        let mut starts = false;
-        if let Some(Order::Force) = self.board.take_order() {
-            self.decider.tell(Event::Operator(Command::Force));
-        }
-        self.decider.on_answer();
-        while let Some(actions) = self.decider.next() {
-            for action in actions {
-                match self.decider.act(action) {
-                    Some(Action::StartGuest) => starts = true,
-                    Some(Action::Send(m)) => {
-                        if let Some(link) = &mut self.link {
-                            let mut head = [0; HEAD_BYTES];
-                            let mut w = Writer::new(&mut head);
-                            message::encode_role(&m, &mut w);
-                            let n = w.len();
-                            link.send(kind::ROLE, &head[..n], &[]);
-                        }
-                    }
-                    Some(Action::Report(r)) => {
-                        self.reason = r.to_string();
-                        tracing::info!("{}", self.reason);
-                        self.board.event(&self.reason);
-                    }
-                    // Without a guest and a gate there is nothing to hold, to drop or to take down.
-                    _ => {}
-                }
-            }
-            if self.decider.kind() == Kind::Failed {
-                return Err(Error::Refused(std::mem::take(&mut self.reason)));
-            }
-        }
-        self.board.set(Shown::of(self.decider.kind(), self.decider.term().0));
-        if let Some(Err(e)) = self.link.as_mut().map(Link::flush) {
-            self.lose_link(&e);
-        }
-        Ok(starts)
-    }
-}
-
 /// Starts the peer's guest with ours.
-fn start_both(link: &mut Link, s: &Surroundings, decider: &mut Decider, ends: &Ends) -> Result<(), Error> {
-    say(link, kind::START, &StartMessage::new(s))?;
+fn start_both(link: &mut Link, start: &StartMessage, decider: &mut Decider, ends: &Ends) -> Result<(), Error> {
+    say(link, kind::START, start)?;
     hear(link, kind::READY, ends, &mut |m| decider.tell(Event::Peer(m)))?;
     Ok(())
 }
@@ -556,6 +187,14 @@ fn go_first() {
     }
 }
 
+/// How a host's part in the service ended.
+enum Life {
+    /// With this exit status.
+    Over(i32),
+    /// This host may be given the service's state anew; why it must.
+    Again(String),
+}
+
 /// The exit status.
 pub fn run(c: &Config) -> Result<i32, Error> {
     check_host(c)?;
@@ -564,14 +203,47 @@ pub fn run(c: &Config) -> Result<i32, Error> {
     let reception = c.service.preload.then(|| open_reception(&board)).transpose()?;
     let _control = ControlSocket::open(&c.control.socket, board.clone())
         .map_err(io_error(format!("the control socket {}", c.control.socket.display())))?;
-    let Some(reception) = reception else {
-        return run_service(c, surroundings(c)?, None, signals, board);
+    let mut pause = PAUSE_MIN;
+    loop {
+        let began = Instant::now();
+        match live(c, reception.as_deref(), &signals, &board)? {
+            Life::Over(status) => return Ok(status),
+            Life::Again(why) => {
+                board.clear();
+                reception.iter().for_each(|r| r.free());
+                pause = if began.elapsed() > LONG_LIFE { PAUSE_MIN } else { (2 * pause).min(PAUSE_MAX) };
+                board.event(&format!("waits for the service's state anew: {why}"));
+                tracing::warn!("waits for the service's state anew: {why}");
+                let ends = Ends { signals: dup(&signals)?, program: None };
+                let until = Instant::now() + pause;
+                while Instant::now() < until {
+                    wait(&[], &ends, until)?;
+                }
+            }
+        }
+    }
+}
+
+fn dup(fd: &OwnedFd) -> Result<OwnedFd, Error> {
+    fd.try_clone().map_err(io_error("duplicating a descriptor"))
+}
+
+/// From nothing to the end of this host's part, on a thread of its own: it enters the service's network namespace, and
+/// what it had goes with it.
+fn live(c: &Config, reception: Option<&Reception>, signals: &OwnedFd, board: &StatusBoard) -> Result<Life, Error> {
+    let life = || -> Result<Life, Error> {
+        let Some(reception) = reception else {
+            return run_service(c, surroundings(c)?, None, dup(signals)?, board.clone());
+        };
+        let Program { adoptee, refusal, surroundings } = await_program(reception, board, signals, c.monitor.memory_every)?;
+        board.set(Shown::of(Kind::Starting, 0));
+        let s = as_configured(c, surroundings);
+        run_service(c, s, Some(adoptee), dup(signals)?, board.clone()).inspect_err(|e| refusal.say(&e.to_string()))
     };
-    let Program { adoptee, refusal, surroundings } =
-        await_program(&reception, &board, &signals, c.monitor.memory_every)?;
-    board.set(Shown::of(Kind::Starting, 0));
-    let s = as_configured(c, surroundings);
-    run_service(c, s, Some(adoptee), signals, board).inspect_err(|e| refusal.say(&e.to_string()))
+    thread::scope(|s| {
+        let thread = thread::Builder::new().name("ft-engine".into()).spawn_scoped(s, life).map_err(io_error("starting a thread"))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// What can be known before anybody is waited for.
@@ -595,34 +267,30 @@ fn as_configured(c: &Config, mut s: Surroundings) -> Surroundings {
     s
 }
 
-fn run_service(
+/// A guest, and how it came to this host.
+struct Begun {
+    guest: Guest,
+    link: Option<Link>,
+    leads: bool,
+    start: StartMessage,
+    joined: Option<Joined>,
+}
+
+/// Becomes what this host is to the service.
+fn begin(
     c: &Config,
-    s: Surroundings,
+    s: &Surroundings,
+    part: Part,
     adoptee: Option<Adoptee>,
-    signals: OwnedFd,
-    board: StatusBoard,
-) -> Result<i32, Error> {
-    let own = PrivateKey::load(&c.link.key_file)?;
-    let peer: PublicKey = c.peer.key.parse()?;
-    let mut decider = decider(c)?;
-    let listens = c.host.start == Start::Primary;
-    let pidfd = adoptee.as_ref().map(|a| a.pidfd.try_clone()).transpose();
-    let ends = Ends { signals, program: pidfd.map_err(io_error("duplicating a descriptor"))? };
-    let candidate = Candidate {
-        config: c,
-        surroundings: &s,
-        process: adoptee.as_ref().map(|a| a.pid),
-        keys: Keys::new(&own, peer)?,
-        ends: &ends,
-        board: &board,
-        decider: &mut decider,
-        listener: listens.then(|| Listener::bind(c.link.listen)).transpose()?,
-        link: None,
-        look_again: Instant::now(),
-        said: None,
-        reason: String::new(),
-    };
-    let (link, leads, s) = match candidate.wait_for_part()? {
+    decider: &mut Decider,
+    ends: &Ends,
+) -> Result<Begun, Error> {
+    let (mut link, leads, start) = match part {
+        Part::Joins(link, made) => {
+            let (guest, joined) = *made;
+            let start = joined.message.start.clone();
+            return Ok(Begun { guest, link: Some(link), leads: false, start, joined: Some(joined) });
+        }
         Part::Starts(mut link) => {
             if let Some(why) = address_in_use(c)? {
                 if let Some(l) = &mut link {
@@ -630,25 +298,45 @@ fn run_service(
                 }
                 return Err(Error::Refused(why));
             }
+            let start = StartMessage::new(s);
             if let Some(l) = &mut link {
-                start_both(l, &s, &mut decider, &ends)?;
+                start_both(l, &start, decider, ends)?;
             }
-            (link, true, s)
+            (link, true, start)
         }
-        Part::Follows(link, start) => {
-            let s = start.surroundings();
-            (Some(link), false, s.ok_or_else(|| Error::Refused("the primary's start message has no seed".into()))?)
-        }
+        Part::Follows(link, start) => (Some(link), false, start),
     };
+    let s = start.clone().surroundings();
+    let s = s.ok_or_else(|| Error::Refused("the primary's start message has no seed".into()))?;
     let mut spec = s.spec(if leads { role::PRIMARY } else { role::BACKUP }, 0);
     spec.adoptee = adoptee;
     let guest = launch(&mut spec, &ShimImage::embedded()?)?;
-    board.set_guest(guest.pid.as_raw());
-    let mut link = link;
     if let (false, Some(l)) = (leads, &mut link) {
         l.send(kind::READY, &[], &[]);
         l.flush()?;
     }
+    Ok(Begun { guest, link, leads, start, joined: None })
+}
+
+fn run_service(
+    c: &Config,
+    s: Surroundings,
+    adoptee: Option<Adoptee>,
+    signals: OwnedFd,
+    board: StatusBoard,
+) -> Result<Life, Error> {
+    for dir in &c.service.state_dirs {
+        leave_unfinished(dir).map_err(io_error(format!("state directory {}", dir.display())))?;
+    }
+    let mut decider = decider(c)?;
+    let pidfd = adoptee.as_ref().map(|a| a.pidfd.try_clone()).transpose();
+    let ends = Ends { signals, program: pidfd.map_err(io_error("duplicating a descriptor"))? };
+    let mut meeting = Meeting::new(c, &s, adoptee.as_ref().map(|a| a.pid))?;
+    let candidate = Candidate::new(c, adoptee, &ends, &board, &mut decider, &mut meeting);
+    let (part, adoptee) = candidate.wait_for_part()?;
+    let Begun { guest, mut link, leads, start, joined } = begin(c, &s, part, adoptee, &mut decider, &ends)?;
+    let guest_pid = guest.pid.as_raw();
+    board.set_guest(guest_pid);
     let settings = Settings {
         timing: timing(c.limits.silence_ms_max),
         lag_bytes_max: c.limits.lag_bytes_max as usize,
@@ -657,25 +345,26 @@ fn run_service(
         peer: c.peer.name.clone(),
     };
     let mut world = World::open(&c.service, settings.lease(), !leads)?;
-    if let (Some(w), Some(l), true) = (&world, &mut link, c.service.tap) {
+    // Whoever is given the state of a running service hears it on a network that was tried before.
+    if let (Some(w), Some(l), true, true) = (&world, &mut link, c.service.tap, joined.is_none()) {
         try_tap(l, w, c, leads, &ends)?;
     }
     let mut notice = None;
-    if let (Some(w), true) = (&mut world, link.is_some()) {
-        let ready = if leads {
-            w.be_guarded(c.link.listen.ip(), c.peer.address)
-        } else {
-            Notice::open(c.link.listen).map(|n| notice = Some(n))
-        };
-        if let Err(e) = ready {
-            tracing::warn!("the engine is not guarded: were the primary's killed, taking over would wait for its lease: {e}");
+    if let Some(w) = &mut world {
+        let ready = w.be_guarded(c.link.listen.ip(), c.peer.address).and_then(|()| Notice::open(c.link.listen));
+        match ready {
+            Ok(n) => notice = Some(n),
+            Err(e) => tracing::warn!(
+                "the engine is not guarded: were the primary's killed, taking over would wait for its lease: {e}"
+            ),
         }
     }
-    // Before this thread enters the service's namespace: the service network's interface is in the host's own.
+    // Before this thread enters the service's namespace: the networks' interfaces are in the host's own.
     let probe = match &c.service.interface {
         Some(i) => Some(Probe::open(i, &c.service.probe_targets, c.limits.service_loss())?),
         None => None,
     };
+    let admission = Admission::start(meeting, board.clone()).map_err(io_error("starting a thread"))?;
     if let Some(p) = &probe {
         board.event(&p.watches());
     }
@@ -683,11 +372,14 @@ fn run_service(
         w.enter().map_err(io_error("entering the service's network namespace"))?;
     }
     go_first();
-    let beginning = Beginning { link, leads, decider, settings, board, world, probe, notice };
-    let engine = Engine::of_pair(setup(guest, ends.signals, None)?, |epoll| Pair::new(epoll, beginning))?;
+    let mut setup = setup(guest, ends.signals, None)?;
+    setup.snapshots = Some(Taker::on_demand(c.service.state_dirs.clone()));
+    let beginning = Beginning { link, leads, decider, settings, board, world, probe, notice, start, admission, guest_pid, joined };
+    let engine = Engine::of_pair(setup, |epoll| Pair::new(epoll, beginning))?;
     let outcome = engine.run()?;
-    if let Ended::Left(why) = &outcome.ended {
-        return Err(Error::Refused(why.clone()));
+    match &outcome.ended {
+        Ended::Left(why) => Err(Error::Refused(why.clone())),
+        Ended::Rejoins(why) => Ok(Life::Again(why.clone())),
+        _ => Ok(Life::Over(exit_code_of(&outcome))),
     }
-    Ok(exit_code_of(&outcome))
 }

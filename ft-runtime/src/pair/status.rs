@@ -49,6 +49,31 @@ pub struct Progress {
     pub link_received_bytes: u64,
 }
 
+/// How far the service's state has come from one host to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SeedProgress {
+    seed_bytes: u64,
+    /// About as many as it will be.
+    seed_total_bytes: u64,
+    seed_bytes_per_s: u64,
+    seed_remaining_ms: u64,
+}
+
+impl SeedProgress {
+    /// `elapsed`: since it began.
+    pub fn new(bytes: u64, total: u64, elapsed: Duration) -> Self {
+        let ms = elapsed.as_millis().max(1) as u64;
+        let total = total.max(bytes);
+        let remaining = (total - bytes).saturating_mul(ms).checked_div(bytes).unwrap_or(0);
+        Self {
+            seed_bytes: bytes,
+            seed_total_bytes: total,
+            seed_bytes_per_s: bytes.saturating_mul(1000) / ms,
+            seed_remaining_ms: remaining,
+        }
+    }
+}
+
 /// What `ft status` shows, in this order; a new field is a line here and a setter below.
 #[derive(Clone, Debug, Serialize)]
 struct Status {
@@ -61,6 +86,9 @@ struct Status {
     engine_pid: u32,
     #[serde(flatten)]
     progress: Option<ProgressShown>,
+    /// Only while it comes or goes.
+    #[serde(flatten)]
+    seed: Option<SeedProgress>,
 }
 
 const PRIMARY: &str = "primary";
@@ -151,6 +179,7 @@ impl StatusBoard {
             guest_pid: None,
             engine_pid: std::process::id(),
             progress: None,
+            seed: None,
         };
         let board = Mutex::new(Board { status, lease: None, events: EventLog::default(), order: None });
         Self(Arc::new(Shared { board, news: Condvar::new(), reception: OnceLock::new() }))
@@ -175,6 +204,18 @@ impl StatusBoard {
 
     pub fn set_progress(&self, progress: Progress) {
         self.lock().status.progress = Some(progress.into());
+    }
+
+    /// This host has no part in the service any more; what happened to it stays known.
+    pub fn clear(&self) {
+        let mut board = self.lock();
+        board.lease = None;
+        let s = &mut board.status;
+        (s.shown, s.guest_pid, s.progress, s.seed) = (Shown::of(Kind::Starting, 0), None, None, None);
+    }
+
+    pub fn set_seed(&self, seed: Option<SeedProgress>) {
+        self.lock().status.seed = seed;
     }
 
     /// From now on a program may come to the control socket.
@@ -260,6 +301,15 @@ impl StatusBoard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_transfers_remaining_time_goes_by_its_rate() {
+        let p = SeedProgress::new(1_000, 4_000, Duration::from_millis(500));
+        assert_eq!((p.seed_bytes_per_s, p.seed_remaining_ms), (2_000, 1_500));
+        let more_than_thought = SeedProgress::new(5_000, 4_000, Duration::from_millis(500));
+        assert_eq!((more_than_thought.seed_total_bytes, more_than_thought.seed_remaining_ms), (5_000, 0));
+        assert_eq!(SeedProgress::new(0, 0, Duration::ZERO).seed_remaining_ms, 0);
+    }
 
     #[test]
     fn every_state_that_holds_output_says_so() {

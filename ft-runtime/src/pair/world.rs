@@ -30,16 +30,43 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// Room for an encoded birth.
-pub const BIRTH_BYTES_MAX: usize = 160;
+/// Room for an encoded birth, also for one with its connection and age.
+pub const BIRTH_BYTES_MAX: usize = 176;
 /// Interface of the virtual address in the service's namespace.
 const INTERFACE: &str = "service";
 const TICK: Duration = Duration::from_secs(1);
 
-/// A birth as the log has it, and when it came here.
+/// A birth as the log has it, and when it was so.
+#[derive(Clone, Copy)]
 pub struct Heard {
     birth: Birth,
     at: Instant,
+}
+
+/// How a connection began that one host tells another of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// `None`: the primary's engine was not given it yet.
+    pub conn: Option<ConnId>,
+    /// How old its timestamps are.
+    pub age: Duration,
+    pub birth: Birth,
+}
+
+impl Told {
+    pub fn encode(&self, w: &mut Writer) {
+        w.uint(self.conn.map_or(0, |c| c.0.into()));
+        w.uint(self.age.as_millis() as u64);
+        encode_birth(&self.birth, w);
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(bytes);
+        let conn = r.u32()?;
+        let age = Duration::from_millis(r.uint()?);
+        let birth = decode_birth(r.rest())?;
+        Ok(Self { conn: (conn != 0).then_some(ConnId(conn)), age, birth })
+    }
 }
 
 pub struct World {
@@ -48,13 +75,13 @@ pub struct World {
     /// Leading: births whose SYN-ACK waits for the log.
     awaiting: VecDeque<(LogIndex, BirthId)>,
     /// Leading: births that the front has not been given as connections.
-    unborn: HashMap<BirthId, Stillborn>,
+    unborn: HashMap<BirthId, Heard>,
     /// Of those, the ones that came to nothing since the last look.
     stillborn: Vec<Stillborn>,
     ids: HashMap<ConnId, BirthId>,
-    /// Following: handshakes that the primary's engine has not been given as connections ...
+    /// Following: handshakes that the primary's engine has not been given as connections.
     births: HashMap<(SocketAddr, SocketAddr), Heard>,
-    /// ... and how its connections began.
+    /// How the primary's connections began, here or there.
     begun: HashMap<ConnId, Heard>,
     /// Sockets that say nothing yet; with a birth: its SYN-ACK is to be repeated.
     built: Vec<(ConnId, InRepair, Option<Birth>)>,
@@ -109,6 +136,12 @@ fn gate_error(what: &'static str) -> impl Fn(io::Error) -> EngineError {
     move |e| EngineError::system(what, e)
 }
 
+impl Stillborn {
+    fn of(b: &Birth) -> Self {
+        Self { client: b.client, local: b.local, isn_client: b.isn_client }
+    }
+}
+
 fn options(o: &SynOptions) -> TcpOptions {
     TcpOptions {
         mss: o.mss.unwrap_or(0),
@@ -144,15 +177,36 @@ fn decode_options(r: &mut Reader) -> Result<TcpOptions, DecodeError> {
     })
 }
 
+fn birth(b: &judge::Birth) -> Birth {
+    let server_options = options(&b.server.options);
+    Birth {
+        client: b.tuple.peer(),
+        local: b.tuple.local(),
+        isn_client: b.client.isn.0,
+        isn_server: b.server.isn.0,
+        client_options: options(&b.client.options),
+        server_options,
+        client_window: b.client.window,
+        server_tsval: tsval(&server_options),
+        server_tsval_at_ns: 0,
+    }
+}
+
+fn tsval(o: &TcpOptions) -> u32 {
+    o.timestamps.map_or(0, |(v, _)| v)
+}
+
 /// A birth for the log.
-pub fn encode_birth(b: &judge::Birth, w: &mut Writer) {
-    w.address(&b.tuple.peer());
-    w.address(&b.tuple.local());
-    w.uint(b.client.isn.0.into());
-    w.uint(b.server.isn.0.into());
-    encode_options(&options(&b.client.options), w);
-    encode_options(&options(&b.server.options), w);
-    w.uint(b.client.window.into());
+pub fn encode_birth(b: &Birth, w: &mut Writer) {
+    w.address(&b.client);
+    w.address(&b.local);
+    w.uint(b.isn_client.into());
+    w.uint(b.isn_server.into());
+    encode_options(&b.client_options, w);
+    // Restored sockets' timestamps are not those of their handshake.
+    let timestamps = b.server_options.timestamps.map(|(_, echo)| (b.server_tsval, echo));
+    encode_options(&TcpOptions { timestamps, ..b.server_options }, w);
+    w.uint(b.client_window.into());
 }
 
 pub fn decode_birth(bytes: &[u8]) -> Result<Birth, DecodeError> {
@@ -162,7 +216,6 @@ pub fn decode_birth(bytes: &[u8]) -> Result<Birth, DecodeError> {
     let (client_options, server_options) = (decode_options(&mut r)?, decode_options(&mut r)?);
     let client_window = r.u16()?;
     r.end()?;
-    let server_tsval = server_options.timestamps.map_or(0, |(v, _)| v);
     Ok(Birth {
         client,
         local,
@@ -171,7 +224,7 @@ pub fn decode_birth(bytes: &[u8]) -> Result<Birth, DecodeError> {
         client_options,
         server_options,
         client_window,
-        server_tsval,
+        server_tsval: tsval(&server_options),
         server_tsval_at_ns: 0,
     })
 }
@@ -293,7 +346,7 @@ impl World {
     }
 
     /// Looks at queued packets; new births go to `log`, which gives the index to wait for.
-    pub fn turn(&mut self, now: Instant, mut log: impl FnMut(&judge::Birth) -> LogIndex) -> Result<bool, EngineError> {
+    pub fn turn(&mut self, now: Instant, mut log: impl FnMut(&Birth) -> LogIndex) -> Result<bool, EngineError> {
         let mut more = false;
         if std::mem::take(&mut self.readable) {
             more = self.gate.on_readable().map_err(gate_error("reading queued packets"))?;
@@ -302,11 +355,11 @@ impl World {
         while let Some(e) = self.gate.next_event() {
             match e {
                 Event::Birth(b) => {
-                    let s = Stillborn { client: b.tuple.peer(), local: b.tuple.local(), isn_client: b.client.isn.0 };
-                    self.unborn.insert(b.id, s);
-                    self.awaiting.push_back((log(&b), b.id));
+                    let heard = Heard { birth: birth(&b), at: now };
+                    self.awaiting.push_back((log(&heard.birth), b.id));
+                    self.unborn.insert(b.id, heard);
                 }
-                Event::Gone { id, .. } => self.stillborn.extend(self.unborn.remove(&id)),
+                Event::Gone { id, .. } => self.stillborn.extend(self.unborn.remove(&id).map(|h| Stillborn::of(&h.birth))),
                 Event::SynRepeated { id } => self.repeat_syn_ack(id),
             }
         }
@@ -378,7 +431,9 @@ impl World {
         match found {
             Some(id) => {
                 self.gate.judge().accepted(id);
-                self.unborn.remove(&id);
+                if let Some(h) = self.unborn.remove(&id) {
+                    self.begun.insert(conn, h);
+                }
                 self.ids.insert(conn, id);
             }
             None => tracing::warn!(%conn, %peer, "accepted a connection that the gate has not seen: it will stay mute"),
@@ -398,10 +453,18 @@ impl World {
     }
 
     pub fn closed(&mut self, conn: ConnId) {
+        self.begun.remove(&conn);
         if let Some(id) = self.ids.remove(&conn) {
             self.half_open.remove(&id);
             self.gate.judge().closed(BootTime::now(), id);
         }
+    }
+
+    /// How all connections of this moment began.
+    pub fn told(&self, now: Instant) -> Vec<Told> {
+        let age = |h: &Heard| now.saturating_duration_since(h.at);
+        let begun = self.begun.iter().map(|(conn, h)| Told { conn: Some(*conn), age: age(h), birth: h.birth });
+        begun.chain(self.unborn.values().map(|h| Told { conn: None, age: age(h), birth: h.birth })).collect()
     }
 
     /// Carries out what was decided in this turn.
@@ -443,7 +506,15 @@ impl World {
     }
 
     pub fn heard(&mut self, birth: Birth, now: Instant) {
-        self.births.insert((birth.client, birth.local), Heard { birth, at: now });
+        self.was_told(Told { conn: None, age: Duration::ZERO, birth }, now);
+    }
+
+    pub fn was_told(&mut self, Told { conn, age, birth }: Told, now: Instant) {
+        let heard = Heard { birth, at: now.checked_sub(age).unwrap_or(now) };
+        match conn {
+            Some(conn) => self.begun.insert(conn, heard),
+            None => self.births.insert((birth.client, birth.local), heard),
+        };
     }
 
     /// The primary's engine was given a connection: a handshake's, whatever its addresses begin next.
@@ -541,6 +612,7 @@ impl World {
             };
             self.built.push((id, socket, half_open.then_some(h.birth)));
         }
+        self.begun = begun;
         Ok(())
     }
 
@@ -555,9 +627,13 @@ impl World {
             match socket.go_live() {
                 Ok(r) => {
                     self.restored.connections += 1;
+                    if let (Some(h), Some(tsval)) = (self.begun.get_mut(&id), r.tsval) {
+                        (h.birth.server_tsval, h.at) = (tsval, now);
+                    }
                     front.came_here(id, TcpStream::from(r.socket), r.written, r.fin_sent, now)?;
                 }
                 Err(e) => {
+                    self.begun.remove(&id);
                     self.restored.lost += 1;
                     tracing::warn!(conn = %id, "{e}");
                 }
@@ -611,6 +687,13 @@ mod tests {
             assert_eq!((birth.client_options, birth.server_options), (co, so));
             assert_eq!((birth.isn_client, birth.isn_server, birth.client_window), (u32::MAX, 7, 65_535));
             assert!(decode_birth(&b[..n - 1]).is_err());
+            let told = Told { conn: Some(ConnId(7)), age: Duration::from_millis(1 << 40), birth: Birth { server_tsval: 99, ..birth } };
+            let mut w = Writer::new(&mut b);
+            told.encode(&mut w);
+            let n = w.len();
+            let again = Told::decode(&b[..n]).unwrap();
+            assert_eq!((again.conn, again.age), (told.conn, told.age));
+            assert_eq!(again.birth.server_tsval, if so.timestamps.is_some() { 99 } else { 0 });
         }
     }
 }

@@ -9,13 +9,13 @@ use super::{
 };
 use crate::guest::maps::{Shown, start_brk};
 use crate::guest::tracee;
-use crate::logfile::{LogFileError, OsText, hex};
+use crate::logfile::{OsText, hex};
 use ft_log::shared::GUEST_FDS_MAX;
 use nix::sys::ptrace;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ pub struct Copy<'a> {
 }
 
 /// Writes a snapshot. The copy goes on waiting; `read` is called when it is needed no more.
-pub fn capture(copy: &Copy, to: &Path, read: impl FnOnce()) -> Result<Captured, SnapshotError> {
+pub fn capture<W: Write>(copy: &Copy, to: W, read: impl FnOnce()) -> Result<Captured, SnapshotError> {
     let &Copy { pid, changes, .. } = copy;
     let stopped = Stopped::take(pid)?;
     let maps = fs::read_to_string(proc(pid, "maps")).map_err(SnapshotError::system("reading its mappings"))?;
@@ -77,12 +77,12 @@ pub fn capture(copy: &Copy, to: &Path, read: impl FnOnce()) -> Result<Captured, 
     if copy.state_dirs.is_empty() {
         changes.free();
     }
-    let failed = |source| LogFileError::Io { path: to.into(), what: "cannot write", source };
-    let mut writer = SnapshotWriter::create(to, &head, copy.engine).map_err(failed)?;
+    let failed = |source| SnapshotError::System { what: "writing it", source };
+    let mut writer = SnapshotWriter::new(to, &head, copy.engine).map_err(failed)?;
     let write_replaced = |writer: &mut SnapshotWriter<_>, was: Result<Replaced, SnapshotError>| {
         let was = was?;
         // Others are not of the state directories, or newer than the copy.
-        content.id(was.on).map_or(Ok(()), |id| writer.replaced(id, &was).map_err(failed).map_err(SnapshotError::from))
+        content.id(was.on).map_or(Ok(()), |id| writer.replaced(id, &was).map_err(failed))
     };
     let memory = Memory::open(pid)?;
     let mut captured = Captured::default();
@@ -91,7 +91,7 @@ pub fn capture(copy: &Copy, to: &Path, read: impl FnOnce()) -> Result<Captured, 
         memory.walk(area, &mut |at, pages| {
             captured.content_bytes += pages.len() as u64;
             changes.now().try_for_each(|was| write_replaced(&mut writer, was))?;
-            writer.pages(at, pages).map_err(failed).map_err(SnapshotError::from)
+            writer.pages(at, pages).map_err(failed)
         })?;
     }
     // It may end at any time, with the guest. One that still stands was whole all along.
@@ -101,7 +101,7 @@ pub fn capture(copy: &Copy, to: &Path, read: impl FnOnce()) -> Result<Captured, 
     content.read(&mut |id, offset, bytes| {
         captured.file_bytes += bytes.len() as u64;
         changes.now().try_for_each(|was| write_replaced(&mut writer, was))?;
-        writer.content(id, offset, bytes).map_err(failed).map_err(SnapshotError::from)
+        writer.content(id, offset, bytes).map_err(failed)
     })?;
     changes.free();
     changes.rest().try_for_each(|was| write_replaced(&mut writer, was))?;

@@ -8,7 +8,7 @@ use crate::logfile::LogFileError;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 const MAGIC: [u8; 8] = *b"ftsnapsh";
@@ -17,7 +17,7 @@ pub const VERSION: u32 = 2;
 /// Head and content of a part: bounds what a broken file can make us allocate.
 const HEAD_BYTES_MAX: usize = 16 << 20;
 pub const PART_BYTES_MAX: usize = 1 << 20;
-const BUFFER_BYTES: usize = 1 << 20;
+pub const BUFFER_BYTES: usize = 1 << 20;
 
 /// What a part is; a number and a place go with it.
 mod kind {
@@ -60,12 +60,6 @@ pub struct SnapshotWriter<W> {
     to: W,
 }
 
-impl SnapshotWriter<BufWriter<File>> {
-    pub fn create(path: &Path, head: &Head, engine: &EngineState) -> io::Result<Self> {
-        Self::new(BufWriter::with_capacity(BUFFER_BYTES, File::create(path)?), head, engine)
-    }
-}
-
 impl<W: Write> SnapshotWriter<W> {
     pub fn new(mut to: W, head: &Head, engine: &EngineState) -> io::Result<Self> {
         to.write_all(&MAGIC)?;
@@ -73,7 +67,8 @@ impl<W: Write> SnapshotWriter<W> {
         let mut w = Self { to };
         let head = serde_json::to_vec(head)?;
         if head.len() > HEAD_BYTES_MAX {
-            return Err(io::Error::other("the state directories have more files than a snapshot can hold (some 50,000)"));
+            let most = HEAD_BYTES_MAX >> 20;
+            return Err(io::Error::other(format!("the files in the state directories are too many: their list is over {most} MiB")));
         }
         w.part(kind::HEAD, 0, 0, &[&head])?;
         let front = &engine.front;
@@ -151,7 +146,8 @@ impl SnapshotReader {
         Self::new(path, Box::new(BufReader::with_capacity(BUFFER_BYTES, file)))
     }
 
-    fn new(path: &Path, mut from: Box<dyn Read + Send>) -> Result<Self, LogFileError> {
+    /// `path` is what errors call it.
+    pub fn new(path: &Path, mut from: Box<dyn Read + Send>) -> Result<Self, LogFileError> {
         let io = |source| LogFileError::Io { path: path.into(), what: "cannot read", source };
         let mut preamble = [0; 12];
         from.read_exact(&mut preamble).map_err(io)?;

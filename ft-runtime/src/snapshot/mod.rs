@@ -1,7 +1,7 @@
 //! A guest's process as it was at one input point, in a file: what another process can go on from.
 //!
 //! [`capture`] reads a copy that the guest made of itself (`ft-shim/src/kernel/copy.rs`), [`file`] is how it is kept,
-//! [`tree`] has the files that it writes, [`taker`] decides when; `guest::restore` makes a process of it.
+//! [`tree`] has the files that it writes, [`taker`] decides when, [`stream`] is its way to another host; `guest::restore` makes a process of it.
 //!
 //! Laws: what can't be made again elsewhere is refused when it is captured, not when it is needed; a reader trusts no byte
 //! that a checksum didn't cover; a file without its end is not used.
@@ -9,6 +9,7 @@
 mod capture;
 pub mod changes;
 pub mod file;
+pub mod stream;
 pub mod taker;
 pub mod tree;
 

@@ -1,11 +1,15 @@
 //! When a running guest is captured, and on which thread: the engine goes on meanwhile.
 
-use super::capture::{Captured, Copy, capture};
 use super::EngineState;
+use super::capture::{Captured, Copy, capture};
 use super::changes::{Teller, Told, changes};
+use super::file::BUFFER_BYTES;
+use super::stream::Outlet;
 use ft_log::shared::{Segment, copy};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::fs::File;
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,13 +19,16 @@ use std::time::{Duration, Instant};
 /// How often the engine looks whether files were read, while they are.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Takes a snapshot every so often.
+/// When snapshots are taken, and where they go.
+enum Plan {
+    /// One every so often, the next one at `next`, into files that are called `prefix` and the input point.
+    Files { prefix: PathBuf, every: Duration, next: Instant },
+    /// One whenever somebody wants it.
+    Stream(Option<Outlet>),
+}
+
 pub struct Taker {
-    every: Duration,
-    /// The next one is asked for at this time.
-    next: Instant,
-    /// Snapshots are called this and the input point.
-    prefix: PathBuf,
+    plan: Plan,
     state_dirs: Arc<[PathBuf]>,
     reader: Option<JoinHandle<()>>,
     /// While files are read.
@@ -29,26 +36,52 @@ pub struct Taker {
 }
 
 impl Taker {
-    pub fn new(prefix: PathBuf, every: Duration, state_dirs: Vec<PathBuf>) -> Self {
-        let state_dirs = state_dirs.into();
-        Self { every, next: Instant::now() + every, prefix, state_dirs, reader: None, teller: None }
+    pub fn into_files(prefix: PathBuf, every: Duration, state_dirs: Vec<PathBuf>) -> Self {
+        Self::new(Plan::Files { prefix, every, next: Instant::now() + every }, state_dirs)
     }
 
-    pub fn deadline(&self, now: Instant) -> Instant {
-        if self.teller.is_some() { self.next.min(now + LOOK) } else { self.next }
+    pub fn on_demand(state_dirs: Vec<PathBuf>) -> Self {
+        Self::new(Plan::Stream(None), state_dirs)
+    }
+
+    fn new(plan: Plan, state_dirs: Vec<PathBuf>) -> Self {
+        Self { plan, state_dirs: state_dirs.into(), reader: None, teller: None }
+    }
+
+    /// The next snapshot goes there. False: the one before is still under way.
+    pub fn want(&mut self, segment: &Segment, to: impl FnOnce() -> io::Result<Outlet>) -> io::Result<bool> {
+        let free = self.is_free() && segment.header().copy.load(Ordering::Acquire) == copy::NONE;
+        let Plan::Stream(outlet) = &mut self.plan else { return Ok(false) };
+        if free {
+            *outlet = Some(to()?);
+            ask(segment);
+        }
+        Ok(free)
+    }
+
+    fn is_free(&self) -> bool {
+        self.teller.is_none() && self.reader.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// `None`: nothing is to be done at any time.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let look = self.teller.as_ref().map(|_| now + LOOK);
+        let next = if let Plan::Files { next, .. } = self.plan { Some(next) } else { None };
+        [look, next].into_iter().flatten().min()
     }
 
     /// Asks the guest for a copy, if it is time to. `drained`: the rings of all domains were read to their ends in this turn.
     pub fn turn(&mut self, segment: &Segment, now: Instant, drained: bool) {
         self.teller.take_if(|t| t.is_over(segment, drained));
-        if now < self.next {
-            return;
-        }
-        self.next = now + self.every;
-        // If one is still under way, the next is taken a turn later.
-        if self.teller.is_none() && self.reader.as_ref().is_none_or(JoinHandle::is_finished) {
-            let word = &segment.header().copy;
-            let _ = word.compare_exchange(copy::NONE, copy::WANTED, Ordering::AcqRel, Ordering::Relaxed);
+        let free = self.is_free();
+        if let Plan::Files { every, next, .. } = &mut self.plan
+            && now >= *next
+        {
+            *next = now + *every;
+            // If one is still under way, the next is taken a turn later.
+            if free {
+                ask(segment);
+            }
         }
     }
 
@@ -62,36 +95,31 @@ impl Taker {
 
     /// The guest has made a copy at the start of `point`; process 0: it could not.
     pub fn made(&mut self, segment: Segment, point: u64, pid: u32, engine: EngineState) {
-        if pid == 0 {
-            tracing::error!("no snapshot: the server could not be copied, is there memory and room for another process?");
-            segment.header().copy.store(copy::READ, Ordering::Release);
-            return;
-        }
         self.join();
-        let mut path = self.prefix.clone().into_os_string();
-        path.push(format!(".{point}"));
-        let path = PathBuf::from(path);
-        let waiting = Waiting { pid: Pid::from_raw(pid as i32), segment };
+        let to = match &mut self.plan {
+            Plan::Files { prefix, .. } => {
+                let mut path = prefix.clone().into_os_string();
+                path.push(format!(".{point}"));
+                To::File(path.into())
+            }
+            Plan::Stream(outlet) => match outlet.take() {
+                Some(o) => To::Stream(o),
+                // It is not wanted any more.
+                None => return drop(Waiting { pid, segment }),
+            },
+        };
+        if pid == 0 {
+            segment.header().copy.store(copy::READ, Ordering::Release);
+            return to.fail("the server could not be copied, is there memory and room for another process?".into());
+        }
+        let waiting = Waiting { pid, segment };
         let state_dirs = self.state_dirs.clone();
         let (teller, changes) = changes(&segment);
         let read = move || {
-            let began = Instant::now();
-            let copy = Copy {
-                pid: waiting.pid,
-                seed: segment.header().seed,
-                point,
-                engine: &engine,
-                state_dirs: &state_dirs,
-                changes: &changes,
-            };
-            match keep(&copy, waiting, &path) {
-                Ok(Captured { content_bytes, mapped_bytes, file_bytes }) => tracing::info!(
-                    "snapshot {}: {content_bytes} of {mapped_bytes} bytes of memory, {file_bytes} of files, {} ms",
-                    path.display(),
-                    began.elapsed().as_millis()
-                ),
-                Err(e) => tracing::error!("no snapshot {}: {e}", path.display()),
-            }
+            let pid = Pid::from_raw(waiting.pid as i32);
+            let seed = segment.header().seed;
+            let copy = Copy { pid, seed, point, engine: &engine, state_dirs: &state_dirs, changes: &changes };
+            to.keep(&copy, waiting);
         };
         match thread::Builder::new().name("ft-snapshot".into()).spawn(read) {
             Ok(r) => (self.reader, self.teller) = (Some(r), Some(teller)),
@@ -115,30 +143,71 @@ impl Drop for Taker {
     }
 }
 
-/// A snapshot whose writing failed leaves nothing.
-fn keep(copy: &Copy, waiting: Waiting, path: &Path) -> Result<Captured, String> {
+fn ask(segment: &Segment) {
+    let word = &segment.header().copy;
+    let _ = word.compare_exchange(copy::NONE, copy::WANTED, Ordering::AcqRel, Ordering::Relaxed);
+}
+
+/// Where one snapshot goes.
+enum To {
+    File(PathBuf),
+    Stream(Outlet),
+}
+
+impl To {
+    fn fail(self, why: String) {
+        match self {
+            Self::File(path) => tracing::error!("no snapshot {}: {why}", path.display()),
+            Self::Stream(outlet) => outlet.fail(why),
+        }
+    }
+
+    fn keep(self, copy: &Copy, waiting: Waiting) {
+        let began = Instant::now();
+        let (kept, what) = match self {
+            Self::File(path) => match write_file(copy, waiting, &path) {
+                Ok(kept) => (kept, format!("snapshot {}", path.display())),
+                Err(why) => return Self::File(path).fail(why),
+            },
+            Self::Stream(mut outlet) => match capture(copy, &mut outlet, || drop(waiting)) {
+                Ok(kept) => (kept, "snapshot for the other host".to_owned()),
+                Err(e) => return outlet.fail(e.to_string()),
+            },
+        };
+        let Captured { content_bytes, mapped_bytes, file_bytes } = kept;
+        let ms = began.elapsed().as_millis();
+        tracing::info!("{what}: {content_bytes} of {mapped_bytes} bytes of memory, {file_bytes} of files, {ms} ms");
+    }
+}
+
+/// One whose writing failed leaves nothing.
+fn write_file(copy: &Copy, waiting: Waiting, path: &Path) -> Result<Captured, String> {
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".part");
     let unfinished = PathBuf::from(unfinished);
-    let kept = capture(copy, &unfinished, || drop(waiting))
-        .map_err(|e| e.to_string())
-        .and_then(|c| std::fs::rename(&unfinished, path).map(|()| c).map_err(|e| e.to_string()));
-    if kept.is_err() {
+    let write = || {
+        let file = BufWriter::with_capacity(BUFFER_BYTES, File::create(&unfinished).map_err(|e| e.to_string())?);
+        let captured = capture(copy, file, || drop(waiting)).map_err(|e| e.to_string())?;
+        std::fs::rename(&unfinished, path).map_err(|e| e.to_string())?;
+        Ok(captured)
+    };
+    write().inspect_err(|_: &String| {
         let _ = std::fs::remove_file(&unfinished);
-    }
-    kept
+    })
 }
 
 /// A copy that waits to be read. It ends with this value, and the guest may reap it.
 struct Waiting {
-    pid: Pid,
+    pid: u32,
     segment: Segment,
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         // An error means that it has ended by itself.
-        let _ = kill(self.pid, Signal::SIGKILL);
+        if self.pid != 0 {
+            let _ = kill(Pid::from_raw(self.pid as i32), Signal::SIGKILL);
+        }
         self.segment.header().copy.store(copy::READ, Ordering::Release);
     }
 }

@@ -249,6 +249,71 @@ pub struct Making {
     /// Set at the end: content changes them.
     times: Vec<(PathBuf, [i64; 2], [i64; 2])>,
     known: Vec<(Place, PathBuf)>,
+    /// Directories whose content takes the place of what is there, once all was given.
+    replacing: Vec<(PathBuf, Node)>,
+}
+
+/// Beside what a state directory holds: what it is to hold instead. As long as it is called that, the old is untouched ...
+const UNFINISHED: &str = ".ft-new";
+/// ... and so it is called while the old goes and it comes.
+const TAKES_OVER: &str = ".ft-takes-over";
+
+/// Makes `dir` fit to be what a service starts from: nothing is left of a transfer that ended too early.
+pub fn leave_unfinished(dir: &Path) -> io::Result<()> {
+    if dir.join(TAKES_OVER).exists() {
+        return Err(io::Error::other(
+            "it was being replaced by the other host's when this host stopped, and is neither the old nor the new one; let the \
+             other host serve, which gives this one its state, or empty the directory",
+        ));
+    }
+    match fs::remove_dir_all(dir.join(UNFINISHED)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(&dir.join(UNFINISHED))(e)),
+        _ => Ok(()),
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let m = fs::symlink_metadata(path).map_err(at(path))?;
+    if m.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.map_err(at(path))
+}
+
+/// Everything in `dir` but what came in it as [`TAKES_OVER`] goes, and that comes out.
+fn take_over(dir: &Path) -> io::Result<()> {
+    let new = dir.join(TAKES_OVER);
+    fs::rename(dir.join(UNFINISHED), &new).map_err(at(dir))?;
+    for entry in fs::read_dir(dir).map_err(at(dir))? {
+        let path = entry.map_err(at(dir))?.path();
+        if path != new {
+            remove(&path)?;
+        }
+    }
+    for entry in fs::read_dir(&new).map_err(at(&new))? {
+        let entry = entry.map_err(at(&new))?;
+        fs::rename(entry.path(), dir.join(entry.file_name())).map_err(at(&entry.path()))?;
+    }
+    fs::remove_dir(&new).map_err(at(&new))
+}
+
+impl Node {
+    /// Owner, mode and attributes.
+    fn dress(&self, path: &Path) -> io::Result<()> {
+        let [uid, gid] = self.owner;
+        std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(at(path))?;
+        if !matches!(self.kind, Kind::Symlink { .. }) {
+            // After the owner: changing it clears set-id bits.
+            fs::set_permissions(path, fs::Permissions::from_mode(self.mode & 0o7777)).map_err(at(path))?;
+        }
+        for (name, value) in &self.attributes {
+            let value = unhex(value).ok_or_else(|| broken(&self.name, "an attribute that is not hexadecimal"))?;
+            xattr::set(path, &name.0, &value).map_err(at(path))?;
+        }
+        Ok(())
+    }
+}
+
+fn set_times(path: &Path, accessed: [i64; 2], modified: [i64; 2]) -> io::Result<()> {
+    let time = |[s, ns]: [i64; 2]| TimeSpec::new(s, ns);
+    archive::set_times(path, (time(accessed), time(modified)))
 }
 
 fn broken(name: &OsText, why: &str) -> io::Error {
@@ -258,49 +323,62 @@ fn broken(name: &OsText, why: &str) -> io::Error {
 impl Making {
     /// `dir` exists and is empty.
     pub fn add(&mut self, tree: &Tree, dir: &Path) -> io::Result<()> {
-        for node in &tree.nodes {
-            let path = archive::inside(dir, Path::new(&node.name.0))?;
-            let made = || at(&path);
-            match &node.kind {
-                Kind::Directory { on } => {
-                    if path != dir {
-                        fs::create_dir(&path).map_err(made())?;
-                    }
-                    self.known.push((*on, path.clone()));
-                }
-                Kind::File { id, size, on } => {
-                    if *id as usize != self.files.len() {
-                        return Err(broken(&node.name, "its number is not the next one"));
-                    }
-                    let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(made())?;
-                    file.set_len(*size).map_err(made())?;
-                    self.files.push(file);
-                    self.known.push((*on, path.clone()));
-                }
-                Kind::Link { of } => {
-                    fs::hard_link(archive::inside(dir, Path::new(&of.0))?, &path).map_err(made())?;
-                    // What belongs to it belongs to its first name.
-                    continue;
-                }
-                Kind::Symlink { to } => std::os::unix::fs::symlink(&to.0, &path).map_err(made())?,
-                Kind::Fifo => archive::make_node(&path, libc::S_IFIFO, 0).map_err(made())?,
-                Kind::Device { number, is_block } => {
-                    let format = if *is_block { libc::S_IFBLK } else { libc::S_IFCHR };
-                    archive::make_node(&path, format, *number).map_err(made())?;
-                }
+        tree.nodes.iter().try_for_each(|node| self.make(node, dir, dir))
+    }
+
+    /// The state directory is made where it was. What is there now stays until all was given.
+    pub fn replace(&mut self, tree: &Tree) -> io::Result<()> {
+        let dir = Path::new(&tree.path.0);
+        let (root, inside) = tree.nodes.split_first().ok_or_else(|| broken(&tree.path, "it lacks the directory itself"))?;
+        let Kind::Directory { on } = root.kind else { return Err(broken(&tree.path, "it is no directory")) };
+        fs::create_dir_all(dir).map_err(at(dir))?;
+        for left in [UNFINISHED, TAKES_OVER].map(|name| dir.join(name)) {
+            if left.exists() {
+                remove(&left)?;
             }
-            let [uid, gid] = node.owner;
-            std::os::unix::fs::lchown(&path, Some(uid), Some(gid)).map_err(made())?;
-            if !matches!(node.kind, Kind::Symlink { .. }) {
-                // After the owner: changing it clears set-id bits.
-                fs::set_permissions(&path, fs::Permissions::from_mode(node.mode & 0o7777)).map_err(made())?;
-            }
-            for (name, value) in &node.attributes {
-                let value = unhex(value).ok_or_else(|| broken(&node.name, "an attribute that is not hexadecimal"))?;
-                xattr::set(&path, &name.0, &value).map_err(made())?;
-            }
-            self.times.push((path, node.accessed, node.modified));
         }
+        let new = dir.join(UNFINISHED);
+        fs::create_dir(&new).map_err(at(&new))?;
+        self.known.push((on, dir.to_owned()));
+        self.replacing.push((dir.to_owned(), root.clone()));
+        inside.iter().try_for_each(|node| self.make(node, &new, dir))
+    }
+
+    /// Below `dir`, which will be `end`.
+    fn make(&mut self, node: &Node, dir: &Path, end: &Path) -> io::Result<()> {
+        let name = Path::new(&node.name.0);
+        let path = archive::inside(dir, name)?;
+        let will_be = archive::inside(end, name)?;
+        let made = || at(&path);
+        match &node.kind {
+            Kind::Directory { on } => {
+                if path != dir {
+                    fs::create_dir(&path).map_err(made())?;
+                }
+                self.known.push((*on, will_be));
+            }
+            Kind::File { id, size, on } => {
+                if *id as usize != self.files.len() {
+                    return Err(broken(&node.name, "its number is not the next one"));
+                }
+                let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(made())?;
+                file.set_len(*size).map_err(made())?;
+                self.files.push(file);
+                self.known.push((*on, will_be));
+            }
+            Kind::Link { of } => {
+                // What belongs to it belongs to its first name.
+                return fs::hard_link(archive::inside(dir, Path::new(&of.0))?, &path).map_err(made());
+            }
+            Kind::Symlink { to } => std::os::unix::fs::symlink(&to.0, &path).map_err(made())?,
+            Kind::Fifo => archive::make_node(&path, libc::S_IFIFO, 0).map_err(made())?,
+            Kind::Device { number, is_block } => {
+                let format = if *is_block { libc::S_IFBLK } else { libc::S_IFCHR };
+                archive::make_node(&path, format, *number).map_err(made())?;
+            }
+        }
+        node.dress(&path)?;
+        self.times.push((path, node.accessed, node.modified));
         Ok(())
     }
 
@@ -327,8 +405,12 @@ impl Making {
             file.set_len(size)?;
         }
         for (path, accessed, modified) in self.times.iter().rev() {
-            let time = |[s, ns]: [i64; 2]| TimeSpec::new(s, ns);
-            archive::set_times(path, (time(*accessed), time(*modified)))?;
+            set_times(path, *accessed, *modified)?;
+        }
+        for (dir, root) in &self.replacing {
+            take_over(dir)?;
+            root.dress(dir)?;
+            set_times(dir, root.accessed, root.modified)?;
         }
         let moved = |(from, path): &(Place, PathBuf)| {
             let to = Place::of(&fs::symlink_metadata(path).map_err(at(path))?);
@@ -428,6 +510,46 @@ mod tests {
         });
         assert_eq!(fs::read(dirs.to().join("x")).unwrap(), b"content");
         assert!(!dirs.to().join("new").exists());
+    }
+
+    #[test]
+    fn what_was_there_before_is_replaced_at_the_end_and_not_earlier() {
+        let dirs = Dirs::new();
+        let from = dirs.from();
+        fs::create_dir(from.join("a")).unwrap();
+        fs::write(from.join("a/file"), b"new").unwrap();
+        fs::set_permissions(&from, fs::Permissions::from_mode(0o711)).unwrap();
+        archive::set_times(&from, (TimeSpec::new(5, 6), TimeSpec::new(1_000_000_000, 7))).unwrap();
+        let (mut trees, content) = Content::list(std::slice::from_ref(&from)).unwrap();
+        let to = dirs.to();
+        trees[0].path = OsText(to.clone().into());
+        fs::create_dir(to.join("a")).unwrap();
+        fs::write(to.join("a/old"), b"old").unwrap();
+        fs::write(to.join("file"), b"old").unwrap();
+        // One that is given up ...
+        let mut making = Making::default();
+        making.replace(&trees[0]).unwrap();
+        drop(making);
+        assert_eq!(fs::read(to.join("file")).unwrap(), b"old");
+        leave_unfinished(&to).unwrap();
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 2);
+        // ... one that is given up too late ...
+        fs::create_dir(to.join(TAKES_OVER)).unwrap();
+        assert!(leave_unfinished(&to).unwrap_err().to_string().contains("the other host"));
+        // ... and one that comes to its end.
+        let mut making = Making::default();
+        making.replace(&trees[0]).unwrap();
+        content.read(&mut |id, offset, bytes| making.content(id, offset, bytes).map_err(system)).unwrap();
+        let moved = making.finish().unwrap();
+        for name in ["", "a", "a/file"] {
+            is_same(&from.join(name), &to.join(name));
+            let place = |dir: &Path| Place::of(&fs::metadata(dir.join(name)).unwrap());
+            let (was, is) = (place(&from), place(&to));
+            assert!(moved.contains(&Moved { from: [was.0, was.1], to: [is.0, is.1] }), "{name}");
+        }
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+        assert_eq!(fs::read(to.join("a/file")).unwrap(), b"new");
+        leave_unfinished(&to).unwrap();
     }
 
     #[test]

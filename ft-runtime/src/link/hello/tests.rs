@@ -13,7 +13,9 @@ fn subject_here(program: &str, state_dirs: &[PathBuf]) -> Hello {
         process: None,
         config: b"lag_ms_max = 5",
     };
-    Hello::here(&s, &mut |_| ControlFlow::Continue(())).unwrap()
+    let mut h = Hello::here(&s).unwrap();
+    h.read_state(&mut |_| ControlFlow::Continue(())).unwrap();
+    h
 }
 
 fn sample() -> Hello {
@@ -166,6 +168,18 @@ fn scripts_and_static_programs() {
     if Path::new("/sbin/ldconfig").exists() {
         assert_eq!(subject_here("/sbin/ldconfig", &[]).libraries, []);
     }
+}
+
+#[test]
+fn what_a_running_service_has_written_is_no_difference() {
+    let ours = sample();
+    let mut theirs = sample();
+    theirs.state_dirs[0].sha256 = "cc".into();
+    assert_eq!(differences(&ours, &theirs).len(), 1);
+    theirs.serves = true;
+    assert_eq!((differences(&ours, &theirs), differences(&theirs, &ours)), (vec![], vec![]));
+    theirs.state_dirs[0].path = OsStr::new("/elsewhere").into();
+    assert_eq!(differences(&ours, &theirs)[0].item, Item::StateDirectories);
 }
 
 #[test]

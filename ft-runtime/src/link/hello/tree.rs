@@ -42,6 +42,13 @@ pub struct StateDir {
     pub parts: Vec<Part>,
 }
 
+impl StateDir {
+    /// Known by name only.
+    pub(super) fn unread(path: &Path) -> Self {
+        Self { path: OsText(path.into()), sha256: String::new(), entries: 0, bytes: 0, parts: Vec::new() }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     pub name: OsText,
