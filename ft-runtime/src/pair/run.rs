@@ -26,6 +26,7 @@ use crate::failover::config::{ArbiterKind, DivergencePolicy, Timing};
 use crate::failover::message::Preferred;
 use crate::failover::{self, Event, HostId, Kind};
 use crate::gate;
+use crate::gate::namespace::Namespace;
 use crate::guest::{self, Adoptee, Guest, ShimImage, launch};
 use crate::link::Link;
 use crate::preload::{Program, await_program, open_reception};
@@ -41,7 +42,6 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// Between the end of a host's part and its next beginning; longer each time, unless the part was a long one.
@@ -204,7 +204,10 @@ pub fn run(c: &Config) -> Result<i32, Error> {
     let _control = ControlSocket::open(&c.control.socket, board.clone())
         .map_err(io_error(format!("the control socket {}", c.control.socket.display())))?;
     let mut pause = PAUSE_MIN;
+    let home = Namespace::current().map_err(io_error("this thread's network namespace"))?;
     loop {
+        // A part that has ended leaves this thread in the service's.
+        home.enter().map_err(io_error("entering the host's network namespace"))?;
         let began = Instant::now();
         match live(c, reception.as_deref(), &signals, &board)? {
             Life::Over(status) => return Ok(status),
@@ -228,22 +231,15 @@ fn dup(fd: &OwnedFd) -> Result<OwnedFd, Error> {
     fd.try_clone().map_err(io_error("duplicating a descriptor"))
 }
 
-/// From nothing to the end of this host's part, on a thread of its own: it enters the service's network namespace, and
-/// what it had goes with it.
+/// From nothing to the end of this host's part.
 fn live(c: &Config, reception: Option<&Reception>, signals: &OwnedFd, board: &StatusBoard) -> Result<Life, Error> {
-    let life = || -> Result<Life, Error> {
-        let Some(reception) = reception else {
-            return run_service(c, surroundings(c)?, None, dup(signals)?, board.clone());
-        };
-        let Program { adoptee, refusal, surroundings } = await_program(reception, board, signals, c.monitor.memory_every)?;
-        board.set(Shown::of(Kind::Starting, 0));
-        let s = as_configured(c, surroundings);
-        run_service(c, s, Some(adoptee), dup(signals)?, board.clone()).inspect_err(|e| refusal.say(&e.to_string()))
+    let Some(reception) = reception else {
+        return run_service(c, surroundings(c)?, None, dup(signals)?, board.clone());
     };
-    thread::scope(|s| {
-        let thread = thread::Builder::new().name("ft-engine".into()).spawn_scoped(s, life).map_err(io_error("starting a thread"))?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    let Program { adoptee, refusal, surroundings } = await_program(reception, board, signals, c.monitor.memory_every)?;
+    board.set(Shown::of(Kind::Starting, 0));
+    let s = as_configured(c, surroundings);
+    run_service(c, s, Some(adoptee), dup(signals)?, board.clone()).inspect_err(|e| refusal.say(&e.to_string()))
 }
 
 /// What can be known before anybody is waited for.
