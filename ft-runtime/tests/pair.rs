@@ -402,6 +402,33 @@ fn clients_keep_everything_when_the_host_is_killed() {
     survives("host", Some(("alpha", "kill-host")), "beta");
 }
 
+/// With what it wrote as a primary still on its disk, or without.
+fn comes_back_and_moves_nothing(name: &str, options: &[&str], wipe: bool) {
+    let (rig, address) = Rig::up_with(name, "", options);
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault("alpha", "kill-host");
+    rig.wait_until(|r| r.primaries() == ["beta"]);
+    let o = rig.ft("fault").args(["alpha", "revive-host"]).args(wipe.then_some("--wipe")).output().unwrap();
+    assert!(o.status.success(), "{o:?}");
+    rig.wait_until(|r| r.state("alpha").contains("waiting for the peer"));
+    rig.expect_all_kept(client);
+    assert_eq!(rig.primaries(), ["beta"]);
+    rig.wait_until(|r| r.events("alpha").contains("not started"));
+    assert_eq!(rig.exec("alpha", &["find", "/var/lib/redis", "-name", "*.aof"]).is_empty(), wipe);
+    assert_eq!(rig.primaries(), ["beta"]);
+}
+
+#[test]
+fn a_host_that_is_switched_on_again_does_not_serve_by_itself() {
+    comes_back_and_moves_nothing("revive", &[], false);
+}
+
+#[test]
+fn a_host_that_comes_back_without_its_files_does_not_serve_by_itself() {
+    comes_back_and_moves_nothing("wipe", &["--preload"], true);
+}
+
 #[test]
 fn clients_notice_nothing_when_the_backup_is_killed() {
     survives("bhost", Some(("beta", "kill-host")), "alpha");
@@ -698,6 +725,11 @@ fn outlives_the_witness(name: &str, host: &str, fault: &str, heal: Option<&str>,
 #[test]
 fn a_pair_outlives_its_witness_and_says_so() {
     outlives_the_witness("wkill", "witness", "kill-host", None, &["alpha", "beta"]);
+}
+
+#[test]
+fn a_killed_witness_is_missed_until_it_is_switched_on_again() {
+    outlives_the_witness("wrevive", "witness", "kill-host", Some("revive-host"), &["alpha", "beta"]);
 }
 
 #[test]

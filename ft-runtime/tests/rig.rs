@@ -327,6 +327,76 @@ fn a_killed_host_says_nothing_any_more() {
 }
 
 #[test]
+fn a_killed_host_comes_back_with_its_old_disk_or_an_empty_one() {
+    let Some(rig) = Rig::new("revive") else { return };
+    let data = format!("/var/lib/{}", rig.0);
+    let (kept, lost) = (format!("{data}/file"), format!("/run/{}", rig.0));
+    let refused = |args: &[&str], why: &str| {
+        let o = rig.run("fault", args);
+        let said = String::from_utf8_lossy(&o.stderr);
+        assert!(o.status.code() == Some(125) && said.contains(why), "{args:?}: {said}");
+    };
+    let says = |host, script: &str| {
+        let o = rig.exec(host, &["sh", "-c", script]);
+        (o.status.success(), String::from_utf8(o.stdout).unwrap())
+    };
+    for disk in [&[][..], &["--disk", "64"]] {
+        let up = rig.up(&[&["--native", "--state", &data], disk].concat());
+        let network = || says("alpha", "cd /sys/class/net && for i in *; do echo $i; cat $i/address; done; ip -o route");
+        let first = network();
+        assert!(first.0 && first.1.contains("eth0"), "{first:?}");
+        for (options, is_kept) in [(&[][..], true), (&["--wipe"], false)] {
+            assert!(says("alpha", &format!("touch {kept} {lost} && ip route add 10.99.0.0/24 dev eth0")).0);
+            refused(&["alpha", "revive-host"], "kill-host");
+            rig.fault("alpha", "slow-link");
+            rig.fault("alpha", "cut-service");
+            rig.fault("alpha", "kill-host");
+            let done = rig.run("fault", &[&["alpha", "revive-host"], options].concat());
+            assert!(done.status.success(), "{done:?}");
+            let start = Instant::now();
+            while !rig.reaches("client", &v4(&up)) {
+                assert!(start.elapsed() < PATIENCE, "{}", rig.status());
+            }
+            assert!(rig.reaches("client", &v6(&up)));
+            for (host, address) in [("beta", "192.168.77.1"), ("witness", "192.168.78.1")] {
+                assert!(rig.reaches(host, &format!("{address}:{PORT}")), "{host}");
+            }
+            assert_eq!(network(), first);
+            assert!(says("alpha", &format!("test -d {data} && test ! -e {lost}")).0);
+            assert_eq!(says("alpha", &format!("test -e {kept}")).0, is_kept, "{options:?}");
+        }
+        // A host as before: it may end, freeze and die.
+        rig.fault("alpha", "kill-guest");
+        refused(&["alpha", "revive-host"], "kill-host");
+        if rig.run("fault", &["alpha", "freeze-host"]).status.success() {
+            refused(&["alpha", "revive-host"], "thaw-host");
+        }
+        rig.fault("alpha", "kill-host");
+        rig.down();
+    }
+}
+
+#[test]
+fn hosts_without_a_service_come_back_and_the_client_is_never_dead() {
+    let Some(rig) = Rig::new("idle") else { return };
+    rig.up(&["--native"]);
+    let mut left = rig.ft("exec").args(["witness", "--", "cat"]).stdin(Stdio::piped()).spawn().unwrap();
+    for host in ["beta", "witness"] {
+        rig.fault(host, "kill-host");
+        rig.fault(host, "revive-host");
+        assert!(rig.exec(host, &["true"]).status.success());
+    }
+    // It has the machine's processes, but the host's network: in one that nobody finds it would stay.
+    assert_eq!(left.wait().unwrap().signal(), Some(libc::SIGKILL));
+    assert_eq!((&rig.host("beta")["state"], &rig.status()["witness"]), (&"idle".into(), &"idle".into()));
+    for args in [["client", "revive-host", "--wipe"], ["alpha", "kill-host", "--wipe"]] {
+        assert_eq!(rig.run("fault", &args).status.code(), Some(125), "{args:?}");
+    }
+    assert_eq!(rig.host("alpha")["state"], "unprotected");
+    rig.down();
+}
+
+#[test]
 fn a_frozen_host_stands_still_and_goes_on() {
     let Some(rig) = Rig::new("frozen") else { return };
     let up = rig.up(&["--native"]);

@@ -92,6 +92,9 @@ pub struct FaultArgs {
     host: Host,
     /// An unknown one lists all.
     kind: Fault,
+    /// With revive-host: its disk is empty.
+    #[arg(long)]
+    wipe: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -128,7 +131,7 @@ impl Rig {
         match self {
             Self::Up(a) => print_json(&a.into_up().run()?),
             Self::Exec(a) => return super::exec(&a.rig.name, a.host, &a.command),
-            Self::Fault(a) => print_json(&super::fault(&a.rig.name, a.host, a.kind)?),
+            Self::Fault(a) => print_json(&super::fault(&a.rig.name, a.host, a.kind, a.wipe)?),
             Self::Status(a) => {
                 let status = super::status(&a.rig.name)?;
                 match a.output {

@@ -101,15 +101,14 @@ fn kill_all(places: &Places, state: Option<&State>) -> Vec<String> {
             failed.push(format!("process {} does not end: is its disk stuck?", init.pid));
         }
     }
-    failed.extend(kill_in_networks(places));
+    failed.extend(kill_in_networks(&places.netns_all()));
     failed
 }
 
 /// Commands of `exec` in places without a first process, and what they started.
-fn kill_in_networks(places: &Places) -> Option<String> {
+pub(super) fn kill_in_networks(names: &[String]) -> Option<String> {
     let me = std::process::id() as i32;
-    let ids: Vec<NamespaceId> =
-        places.netns_all().iter().filter_map(|n| NamespaceId::of(netns::path(n)).ok()).collect();
+    let ids: Vec<NamespaceId> = names.iter().filter_map(|n| NamespaceId::of(netns::path(n)).ok()).collect();
     let end = Instant::now() + DEATH_MAX;
     loop {
         let found = ids.iter().flat_map(|id| process::in_namespace("net", *id));
@@ -144,7 +143,7 @@ pub(super) fn forget_orphans(init: ProcessId) {
 }
 
 /// Removes a directory in which nothing is mounted.
-fn remove_tree(dir: &Path) -> Result<()> {
+pub(super) fn remove_tree(dir: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(io_error("/proc/self/mountinfo"))?;
     if let Some(m) = mounts.lines().filter_map(|l| l.split(' ').nth(4)).find(|p| Path::new(p).starts_with(dir)) {
         return Err(RigError::Refused(format!("something is mounted at {m}; unmount it, then try again")));

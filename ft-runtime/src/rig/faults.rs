@@ -6,7 +6,7 @@ use super::network::{self, Network};
 use super::process::{self, NamespaceId, ProcessId};
 use super::state::{Places, RigName, State};
 use super::up::Mode;
-use super::{Host, Result, RigError, down, io_error, netns, slow, status};
+use super::{Host, Result, RigError, down, io_error, netns, revive, slow, status};
 use serde::Serialize;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -24,6 +24,7 @@ pub enum Fault {
     PauseEngine,
     ResumeEngine,
     KillHost,
+    ReviveHost,
     FreezeHost,
     ThawHost,
     CutLink,
@@ -40,12 +41,13 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::KillGuest,
         Self::KillEngine,
         Self::PauseEngine,
         Self::ResumeEngine,
         Self::KillHost,
+        Self::ReviveHost,
         Self::FreezeHost,
         Self::ThawHost,
         Self::CutLink,
@@ -68,6 +70,7 @@ impl Fault {
             Self::PauseEngine => "pause-engine",
             Self::ResumeEngine => "resume-engine",
             Self::KillHost => "kill-host",
+            Self::ReviveHost => "revive-host",
             Self::FreezeHost => "freeze-host",
             Self::ThawHost => "thaw-host",
             Self::CutLink => "cut-link",
@@ -91,6 +94,7 @@ impl Fault {
             Self::PauseEngine => "SIGSTOP to the host's `ft run`; the server goes on",
             Self::ResumeEngine => "and SIGCONT",
             Self::KillHost => "the machine is gone: its cables first, then all its processes",
+            Self::ReviveHost => "and is switched on again, with its old disk; with --wipe, with an empty one",
             Self::FreezeHost => "all processes of the host stand still; the kernel does not",
             Self::ThawHost => "and go on",
             Self::CutLink => "the link between the pair is down",
@@ -129,7 +133,10 @@ pub struct Done {
 }
 
 /// `ft rig fault`.
-pub fn fault(name: &RigName, host: Host, kind: Fault) -> Result<Done> {
+pub fn fault(name: &RigName, host: Host, kind: Fault, wipe: bool) -> Result<Done> {
+    if wipe && kind != Fault::ReviveHost {
+        return Err(RigError::Refused(format!("--wipe goes with {} only", Fault::ReviveHost.as_str())));
+    }
     let (places, state) = State::of(name)?;
     let target = Target { places: &places, state: &state, host };
     let (unix_ns, boot_ns) = match kind {
@@ -138,6 +145,7 @@ pub fn fault(name: &RigName, host: Host, kind: Fault) -> Result<Done> {
         Fault::PauseEngine => target.signal(target.engine()?, libc::SIGSTOP),
         Fault::ResumeEngine => target.signal(target.engine()?, libc::SIGCONT),
         Fault::KillHost => target.kill_host(),
+        Fault::ReviveHost => timed(|| revive::revive(&places, host, wipe)),
         Fault::FreezeHost => target.freezer().and_then(|f| timed(|| f.freeze())),
         Fault::ThawHost => target.freezer().and_then(|f| timed(|| f.thaw())),
         Fault::CutLink => target.set(Network::Link, false),

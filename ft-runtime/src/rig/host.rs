@@ -36,6 +36,8 @@ pub(super) struct Spec {
     /// Made if missing.
     pub directories: Vec<PathBuf>,
     pub files: Vec<SpecFile>,
+    /// The service's, whoever starts the host.
+    pub environment: Vec<(OsText, OsText)>,
     pub service: Option<Service>,
     /// A server that comes to `service` by itself.
     pub preloaded: Option<Preloaded>,
@@ -74,6 +76,13 @@ pub(super) enum Event {
     /// Its wait status.
     Ended(i32),
     Failed(String),
+}
+
+impl Spec {
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = fs::read(path).map_err(io_error(path.display().to_string()))?;
+        serde_json::from_slice(&text).map_err(|e| RigError::Refused(format!("{}: {e}", path.display())))
+    }
 }
 
 /// All reported so far.
@@ -167,9 +176,7 @@ fn spawn(namespaces: CloneFlags, arguments: &[OsString]) -> Result<(i32, OwnedFd
 
 /// The life of a host's first process. Returns only if it can't live.
 pub(super) fn main(spec: &Path) -> Result<i32> {
-    let text = fs::read(spec).map_err(io_error(spec.display().to_string()))?;
-    let spec: Spec =
-        serde_json::from_slice(&text).map_err(|e| RigError::Refused(format!("{}: {e}", spec.display())))?;
+    let spec = Spec::load(spec)?;
     let log =
         File::options().append(true).create(true).open(&spec.log).map_err(io_error(spec.log.display().to_string()))?;
     detach(log).map_err(io_error("leaving the caller's terminal and descriptors"))?;
@@ -184,7 +191,7 @@ pub(super) fn main(spec: &Path) -> Result<i32> {
             return Err(e);
         }
     }
-    let service = match spec.service.as_ref().map(|s| launch(s, None, &log)).transpose() {
+    let service = match spec.service.as_ref().map(|s| launch(s, &spec.environment, &log)).transpose() {
         Ok(pid) => pid,
         Err(e) => {
             reports.say(&Event::Failed(e.to_string()));
@@ -195,7 +202,7 @@ pub(super) fn main(spec: &Path) -> Result<i32> {
         reports.say(&Event::Service(pid));
     }
     if let Some(p) = &spec.preloaded
-        && let Err(e) = launch(&p.server, Some(&p.socket), &log)
+        && let Err(e) = launch(&p.server, &preloaded_environment(&p.socket), &log)
     {
         reports.say(&Event::Failed(e.to_string()));
     }
@@ -256,19 +263,27 @@ fn prepare(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
-/// `socket`: with the shim preloaded, for the engine there.
-fn launch(service: &Service, socket: Option<&Path>, log: &File) -> Result<i32> {
+/// With the shim preloaded, for the engine there. What `ft rig up` was started with is not the server's.
+fn preloaded_environment(socket: &Path) -> Vec<(OsText, OsText)> {
+    let path: OsString = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into();
+    let all = [
+        ("PATH", path),
+        ("HOME", "/".into()),
+        ("LANG", "C.UTF-8".into()),
+        ("LD_PRELOAD", SHIM.into()),
+        ("FT_SOCKET", socket.into()),
+    ];
+    all.into_iter().map(|(name, value)| (OsText(name.into()), OsText(value))).collect()
+}
+
+fn launch(service: &Service, environment: &[(OsText, OsText)], log: &File) -> Result<i32> {
     let Some((program, arguments)) = service.argv.split_first() else {
         return Err(RigError::Refused("no command given".into()));
     };
     let stream = || log.try_clone().map(Stdio::from).map_err(io_error("the log"));
-    let mut command = Command::new(&program.0);
-    if let Some(socket) = socket {
-        // What `ft rig up` was started with is not the service's.
-        let own = [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/"), ("LANG", "C.UTF-8")];
-        command.env_clear().envs(own).env("LD_PRELOAD", SHIM).env("FT_SOCKET", socket);
-    }
-    let child = command
+    let child = Command::new(&program.0)
+        .env_clear()
+        .envs(environment.iter().map(|(name, value)| (&name.0, &value.0)))
         .args(arguments.iter().map(|a| &a.0))
         .current_dir(&service.cwd.0)
         .stdin(Stdio::null())

@@ -15,6 +15,7 @@ mod keys;
 mod netns;
 mod network;
 mod process;
+mod revive;
 mod root;
 mod slow;
 mod state;

@@ -52,6 +52,11 @@ pub(super) fn batch(netns: &str, lines: &[String]) -> Result<()> {
     })
 }
 
+/// What can be done of these lines.
+pub(super) fn batch_forced(netns: &str, lines: &[String]) {
+    let _ = ip(&["-force", "-n", netns, "-batch", "-"], &format!("{}\n", lines.join("\n")));
+}
+
 pub(super) fn create(places: &Places) -> Result<()> {
     // Without this, `ip` would leave its directory behind.
     if !Path::new(NETNS).exists() {
@@ -63,22 +68,28 @@ pub(super) fn create(places: &Places) -> Result<()> {
     Ok(())
 }
 
+/// A name leads to a new namespace, whatever it led to.
+pub(super) fn renew(name: &str) -> Result<()> {
+    remove_name(name)?;
+    ip(&["netns", "add", name], "")
+}
+
 /// Removes the names; the namespaces go with their last process and socket.
 pub(super) fn remove(places: &Places) -> Vec<String> {
-    let mut failed = Vec::new();
-    for name in places.netns_all() {
-        let p = path(&name);
-        for _ in 0..LAYERS_MAX {
-            if umount2(&p, MntFlags::MNT_DETACH).is_err() {
-                break;
-            }
-        }
-        match fs::remove_file(&p) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => failed.push(format!("{}: {e}", p.display())),
-            _ => {}
+    places.netns_all().iter().filter_map(|n| remove_name(n).err()).map(|e| e.to_string()).collect()
+}
+
+fn remove_name(name: &str) -> Result<()> {
+    let p = path(name);
+    for _ in 0..LAYERS_MAX {
+        if umount2(&p, MntFlags::MNT_DETACH).is_err() {
+            break;
         }
     }
-    failed
+    match fs::remove_file(&p) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error(p.display().to_string())(e)),
+        _ => Ok(()),
+    }
 }
 
 /// After the last rig: takes away what `ip netns add` made for the first one.

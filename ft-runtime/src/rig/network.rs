@@ -4,7 +4,7 @@
 //! a host as a pulled cable does it: nothing changes in the host but the carrier. The link is a bare cable between
 //! alpha and beta, as two machines would have it.
 
-use super::netns::{self, batch, within_named};
+use super::netns::{self, batch, batch_forced, within_named};
 use super::state::Places;
 use super::{Host, Result, io_error};
 use std::fs::{self, File};
@@ -100,31 +100,48 @@ pub(super) fn create(places: &Places) -> Result<()> {
     let bridge = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0";
     let mut lines: Vec<String> =
         ["service", "manage"].iter().map(|b| format!("link add {b} {bridge}\nlink set {b} up")).collect();
-    for host in Host::ALL {
-        let ns = places.netns(host);
-        let p = port(host, Network::Service);
-        lines.push(format!("link add {p} type veth peer name {SERVICE} netns {ns}"));
-        lines.push(format!("link set {p} master service up"));
-        if is_on(host, Network::Management) {
-            let p = port(host, Network::Management);
-            lines.push(format!("link add {p} type veth peer name {MANAGEMENT} netns {ns}"));
-            lines.push(format!("link set {p} master manage up"));
-        }
-    }
+    lines.extend(Host::ALL.into_iter().flat_map(|h| cables(places, h)));
     batch(&switch, &lines)?;
     let beta = places.netns(Host::Beta);
     batch(&places.netns(Host::Alpha), &[format!("link add {LINK} type veth peer name {LINK} netns {beta}")])?;
     for host in Host::ALL {
         batch(&places.netns(host), &addresses(host, v6))?;
     }
-    for host in Host::ALL {
-        for n in [Network::Service, Network::Management, Network::Link] {
-            if is_on(host, n) {
-                await_carrier(places, host, n)?;
-            }
+    Host::ALL.into_iter().try_for_each(|h| await_carriers(places, h))
+}
+
+/// The network of a dead host, as `create` made it: nothing that was in it is left.
+pub(super) fn renew(places: &Places, host: Host) -> Result<()> {
+    let (ns, switch, v6) = (places.netns(host), places.netns_switch(), has_ipv6());
+    // With its interface goes what a dead engine made on it, in a namespace that the kernel may still keep. An earlier
+    // try may have come so far already.
+    batch_forced(&switch, &ports(host).iter().map(|p| format!("link del {p}")).collect::<Vec<_>>());
+    let mut lines = cables(places, host);
+    if is_on(host, Network::Link) {
+        // The other host's end is in use.
+        batch_forced(&ns, &[format!("link set {LINK} netns {switch}")]);
+        lines.push(format!("link set {LINK} netns {ns}"));
+    }
+    netns::renew(&ns)?;
+    within_named(&ns, move || if v6 { settings6(false) } else { Ok(()) })?;
+    batch(&switch, &lines)?;
+    batch(&ns, &addresses(host, v6))?;
+    await_carriers(places, host)
+}
+
+/// A host's cables to the bridges. Its cards are the same each time: neighbours know them.
+fn cables(places: &Places, host: Host) -> Vec<String> {
+    let (ns, number) = (places.netns(host), number(host));
+    let mut lines = Vec::new();
+    for (network, interface, bridge) in [(Network::Service, SERVICE, "service"), (Network::Management, MANAGEMENT, "manage")] {
+        if is_on(host, network) {
+            let (p, card) = (port(host, network), network as u8);
+            let address = format!("06:77:00:00:{card:02x}:{number:02x}");
+            lines.push(format!("link add {p} type veth peer name {interface} address {address} netns {ns}"));
+            lines.push(format!("link set {p} master {bridge} up"));
         }
     }
-    Ok(())
+    lines
 }
 
 fn addresses(host: Host, v6: bool) -> Vec<String> {
@@ -215,6 +232,11 @@ fn await_carrier(places: &Places, host: Host, network: Network) -> Result<()> {
     Ok(())
 }
 
+fn await_carriers(places: &Places, host: Host) -> Result<()> {
+    let all = [Network::Service, Network::Management, Network::Link];
+    all.into_iter().filter(|n| is_on(host, *n)).try_for_each(|n| await_carrier(places, host, n))
+}
+
 /// All networks, as when the machine is gone.
 pub(super) fn unplug(places: &Places, host: Host) -> Result<()> {
     let ports = ports(host);
@@ -279,8 +301,7 @@ pub(super) fn destroy(places: &Places) {
     let switch = places.netns_switch();
     if present(&switch) {
         // Some may not be there: it may have been made in part.
-        let lines: Vec<String> = ports.iter().map(|p| format!("link del {p}")).collect();
-        let _ = netns::ip(&["-force", "-n", &switch, "-batch", "-"], &format!("{}\n", lines.join("\n")));
+        batch_forced(&switch, &ports.iter().map(|p| format!("link del {p}")).collect::<Vec<_>>());
     }
     let alpha = places.netns(Host::Alpha);
     if present(&alpha) {

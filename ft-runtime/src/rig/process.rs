@@ -89,7 +89,7 @@ impl Stat {
 }
 
 /// All living processes of the machine.
-fn all() -> impl Iterator<Item = ProcessId> {
+pub(super) fn all() -> impl Iterator<Item = ProcessId> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     pids.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter_map(ProcessId::of)
 }

@@ -25,18 +25,19 @@ const RUN_ENTRIES_MAX: usize = 4096;
 /// In /run: other people's.
 const RUN_SKIPPED: [&str; 6] = ["ft-rig", "netns", "user", "docker", "containerd", "mount"];
 
-/// Makes `dir` the home of a private root and enters it. The caller is in a mount namespace of its own. `disk_mib`: what
-/// the host writes has so much room, on a disk of its own.
+/// Makes `dir` the home of a private root and enters it; what it holds already is the host's old disk, which nobody has
+/// mounted. The caller is in a mount namespace of its own. `disk_mib`: what the host writes has so much room, on a disk
+/// of its own.
 pub(super) fn enter(dir: &Path, shared: &Path, disk_mib: Option<u32>) -> Result<()> {
     private_mounts()?;
     let others = other_mounts().map_err(io_error("reading /proc/thread-self/mountinfo"))?;
     let disk = disk_mib.map(|mib| small_disk(dir, mib)).transpose()?;
-    let mut layers = Layers { dir: disk.as_deref().unwrap_or(dir), count: 0 };
+    let layers = disk.as_deref().unwrap_or(dir);
     let root = dir.join("root");
     fs::create_dir_all(&root).map_err(io_error(root.display().to_string()))?;
-    layers.lay(Path::new("/"), &root)?;
+    lay(layers, Path::new("/"), &root)?;
     for m in others.iter().filter(|m| !is_own(&m.path)) {
-        if let Err(e) = other(&mut layers, m, &root) {
+        if let Err(e) = other(layers, m, &root) {
             // The host can do without; whoever needs it reads this in the log.
             eprintln!("ft: {}: {e}", m.path.display());
         }
@@ -65,45 +66,39 @@ fn is_own(path: &Path) -> bool {
 /// A file system in a file. It and its loop device go with the last mount of it.
 fn small_disk(dir: &Path, mib: u32) -> Result<PathBuf> {
     let (image, at) = (dir.join("disk.img"), dir.join("disk"));
-    File::create(&image)
-        .and_then(|f| f.set_len(u64::from(mib) << 20))
-        .and_then(|()| fs::create_dir(&at))
-        .map_err(io_error(image.display().to_string()))?;
+    fs::create_dir_all(&at).map_err(io_error(at.display().to_string()))?;
     let run = |command: &mut Command| {
         let o = command.output().map_err(io_error(format!("{command:?}")))?;
         let said = || String::from_utf8_lossy(&o.stderr).trim().to_owned();
         if o.status.success() { Ok(()) } else { Err(RigError::Tool { command: format!("{command:?}"), said: said() }) }
     };
-    run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image))?;
+    if !image.exists() {
+        File::create(&image)
+            .and_then(|f| f.set_len(u64::from(mib) << 20))
+            .map_err(io_error(image.display().to_string()))?;
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image))?;
+    }
     run(Command::new("mount").args(["-o", "loop"]).args([&image, &at]))?;
     Ok(at)
 }
 
-struct Layers<'a> {
-    dir: &'a Path,
-    count: usize,
-}
-
-impl Layers<'_> {
-    fn lay(&mut self, lower: &Path, target: &Path) -> Result<()> {
-        let what = || format!("an overlay of {} in {}", lower.display(), self.dir.display());
-        let upper = self.dir.join(format!("upper-{}", self.count));
-        let work = self.dir.join(format!("work-{}", self.count));
-        self.count += 1;
-        for d in [&upper, &work] {
-            fs::create_dir(d).map_err(with_advice(what(), "; is there room?"))?;
-        }
+/// Below `layers` each has a name that follows from what it lies over.
+fn lay(layers: &Path, lower: &Path, target: &Path) -> Result<()> {
+    let what = || format!("an overlay of {} in {}", lower.display(), layers.display());
+    let name = lower.to_string_lossy().replace('%', "%25").replace('/', "%2F");
+    let (upper, work) = (layers.join(format!("upper-{name}")), layers.join(format!("work-{name}")));
+    if !upper.exists() {
+        fs::create_dir(&upper).map_err(with_advice(what(), "; is there room?"))?;
         // The root of the copy shows the mode and owner of the upper directory.
         let like = fs::metadata(lower).map_err(io_error(what()))?;
         copy_owner(&like, &upper).map_err(io_error(what()))?;
-        let options = overlay_options(lower, &upper, &work);
-        mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(options.as_os_str())).map_err(
-            with_advice(
-                what(),
-                "; /var/tmp must be on a disk's file system (ext4, xfs, btrfs), not itself an overlay or in memory",
-            ),
-        )
     }
+    fs::create_dir_all(&work).map_err(with_advice(what(), "; is there room?"))?;
+    let options = overlay_options(lower, &upper, &work);
+    mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(options.as_os_str())).map_err(with_advice(
+        what(),
+        "; /var/tmp must be on a disk's file system (ext4, xfs, btrfs), not itself an overlay or in memory",
+    ))
 }
 
 fn copy_owner(from: &fs::Metadata, to: &Path) -> io::Result<()> {
@@ -112,10 +107,10 @@ fn copy_owner(from: &fs::Metadata, to: &Path) -> io::Result<()> {
 }
 
 /// Another file system than the root's.
-fn other(layers: &mut Layers, m: &OtherMount, root: &Path) -> Result<()> {
+fn other(layers: &Path, m: &OtherMount, root: &Path) -> Result<()> {
     let target = inside(root, &m.path);
     if m.path.is_dir() {
-        return layers.lay(&m.path, &target);
+        return lay(layers, &m.path, &target);
     }
     bind_file(&m.path, &target)
 }

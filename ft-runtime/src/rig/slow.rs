@@ -89,10 +89,8 @@ pub(super) fn stop(places: &Places) -> Result<()> {
             return Err(RigError::Refused(format!("the link's forwarder, process {}, does not end", p.pid)));
         }
     }
-    let switch = places.netns_switch();
     // Some may not be there.
-    let lines: Vec<String> = ports().map(|p| format!("link del {p}")).collect();
-    let _ = netns::ip(&["-force", "-n", &switch, "-batch", "-"], &format!("{}\n", lines.join("\n")));
+    netns::batch_forced(&places.netns_switch(), &ports().map(|p| format!("link del {p}")).collect::<Vec<_>>());
     Ok(())
 }
 

@@ -192,27 +192,11 @@ impl Up {
             })?;
             if h == Host::Witness && spec.service.is_some() {
                 // Hosts that start before it answers would say that it is lost.
-                self.await_host(places, state, h, |state| state.init(h).is_some_and(listens))?;
+                await_host(places, state, h, |state| state.init(h).is_some_and(listens))?;
             }
         }
         for h in Host::WITH_INIT {
-            self.await_host(places, state, h, |_| events(places, h).contains(&Event::Ready))?;
-        }
-        Ok(())
-    }
-
-    fn await_host(&self, places: &Places, state: &State, host: Host, ready: impl Fn(&State) -> bool) -> Result<()> {
-        let end = Instant::now() + HOST_MAX;
-        while !ready(state) {
-            check()?;
-            self.check_host(places, state, host)?;
-            if Instant::now() > end {
-                return Err(RigError::Service(format!(
-                    "host {host} is not ready after {HOST_MAX:?}; {}",
-                    log_tail(places, host)
-                )));
-            }
-            std::thread::sleep(POLL);
+            await_host(places, state, h, |_| events(places, h).contains(&Event::Ready))?;
         }
         Ok(())
     }
@@ -265,6 +249,7 @@ impl Up {
             events: places.events(host),
             directories: if is_witness { Vec::new() } else { service.state_dirs.clone() },
             files: files.into_iter().flatten().collect(),
+            environment: std::env::vars_os().map(|(name, value)| (OsText(name), OsText(value))).collect(),
             preloaded: (service.preload && self.mode == Mode::Pair && !is_witness).then(|| Preloaded {
                 server: started(&service.command, &service.cwd),
                 socket: ServiceConfig::control_socket(&service.name).into(),
@@ -280,7 +265,7 @@ impl Up {
         loop {
             check()?;
             for h in Host::WITH_INIT {
-                self.check_host(places, state, h)?;
+                check_host(places, state, h)?;
             }
             let now = status::status(&self.name)?;
             let is = |role: &str| now.hosts.iter().find(|h| h.role.as_deref() == Some(role));
@@ -313,7 +298,7 @@ impl Up {
         let patience = Instant::now() + LISTEN_MAX;
         loop {
             check()?;
-            self.check_host(places, state, Host::Alpha)?;
+            check_host(places, state, Host::Alpha)?;
             let listens = match port {
                 Some(p) => network::accepts(places, SocketAddr::new(address, p))?,
                 // Whatever the server takes, nobody but it and its engine listens there.
@@ -334,16 +319,33 @@ impl Up {
             std::thread::sleep(POLL);
         }
     }
+}
 
-    /// Fails if a host, or what runs on it, has ended.
-    fn check_host(&self, places: &Places, state: &State, host: Host) -> Result<()> {
-        let why = match service_end(&events(places, host)) {
-            Some(end) => format!("ended, {end}"),
-            None if state.init(host).is_none() => "its first process ended".into(),
-            None => return Ok(()),
-        };
-        Err(RigError::Service(format!("{host}: {why}; {}", log_tail(places, host))))
+/// Until it is ready, of which `ready` decides.
+pub(super) fn await_host(places: &Places, state: &State, host: Host, ready: impl Fn(&State) -> bool) -> Result<()> {
+    let end = Instant::now() + HOST_MAX;
+    while !ready(state) {
+        check()?;
+        check_host(places, state, host)?;
+        if Instant::now() > end {
+            return Err(RigError::Service(format!(
+                "host {host} is not ready after {HOST_MAX:?}; {}",
+                log_tail(places, host)
+            )));
+        }
+        std::thread::sleep(POLL);
     }
+    Ok(())
+}
+
+/// Fails if a host, or what runs on it, has ended.
+fn check_host(places: &Places, state: &State, host: Host) -> Result<()> {
+    let why = match service_end(&events(places, host)) {
+        Some(end) => format!("ended, {end}"),
+        None if state.init(host).is_none() => "its first process ended".into(),
+        None => return Ok(()),
+    };
+    Err(RigError::Service(format!("{host}: {why}; {}", log_tail(places, host))))
 }
 
 fn started(argv: &[OsString], cwd: &Path) -> Service {
