@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use tar::{Archive, Builder, EntryType, Header};
 
 /// Deeper than any state directory.
-const DEPTH_MAX: usize = 256;
+pub(crate) const DEPTH_MAX: usize = 256;
 
 /// Archives what is in `dir`, and `dir` itself as ".".
 pub fn pack(dir: &Path, out: &mut dyn Write) -> io::Result<()> {
@@ -23,7 +23,8 @@ pub fn pack(dir: &Path, out: &mut dyn Write) -> io::Result<()> {
     b.finish()
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+/// The same error, with the path that it is about.
+pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
     let path = path.to_owned();
     move |e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))
 }

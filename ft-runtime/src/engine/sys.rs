@@ -9,8 +9,17 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 /// Wakes one sleeper on a word that another process maps too.
 pub fn futex_wake(word: &AtomicU32) {
+    wake(word, 1);
+}
+
+/// Wakes all of them.
+pub fn futex_wake_all(word: &AtomicU32) {
+    wake(word, i32::MAX);
+}
+
+fn wake(word: &AtomicU32, sleepers_max: i32) {
     // SAFETY: FUTEX_WAKE only uses the word's address, which is valid by the reference.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, sleepers_max) };
 }
 
 pub fn clock_ns(clock: libc::clockid_t) -> u64 {

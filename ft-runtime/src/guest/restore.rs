@@ -104,14 +104,14 @@ fn stand(tracee: &Tracee, s: &Standing) -> Result<(), LaunchError> {
     tracee.syscall(libc::SYS_chdir, [SCRATCH_TEXT, 0, 0, 0, 0, 0]).map_err(directory)?;
     tracee.syscall(libc::SYS_umask, [s.umask.into(), 0, 0, 0, 0, 0]).map_err(step("setting its umask"))?;
     put(&s.more_groups.iter().flat_map(|g| g.to_le_bytes()).collect::<Vec<_>>())?;
-    let become_ = |call, args: [u32; 3]| {
+    let set_ids = |call, args: [u32; 3]| {
         let [a, b, c] = args.map(u64::from);
         tracee.syscall(call, [a, b, c, 0, 0, 0]).map_err(step("becoming its user"))
     };
     let groups = [s.more_groups.len() as u64, SCRATCH_TEXT, 0, 0, 0, 0];
     tracee.syscall(libc::SYS_setgroups, groups).map_err(step("becoming its user"))?;
-    become_(libc::SYS_setresgid, s.groups)?;
-    become_(libc::SYS_setresuid, s.users)?;
+    set_ids(libc::SYS_setresgid, s.groups)?;
+    set_ids(libc::SYS_setresuid, s.users)?;
     if s.no_new_privileges {
         let args = [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0];
         tracee.syscall(libc::SYS_prctl, args).map_err(step("giving up new privileges"))?;

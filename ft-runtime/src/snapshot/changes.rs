@@ -2,6 +2,7 @@
 
 use super::SnapshotError;
 use super::tree::Replaced;
+use crate::engine::sys;
 use ft_log::shared::{Segment, files};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -70,8 +71,7 @@ impl Changes {
 
     fn set(&self, state: u32) {
         self.word.store(state, Ordering::Release);
-        // SAFETY: FUTEX_WAKE only uses the word's address, which is valid by the reference.
-        unsafe { libc::syscall(libc::SYS_futex, self.word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+        sys::futex_wake_all(self.word);
     }
 
     /// What was told by now.

@@ -5,7 +5,7 @@
 //! change first. So it doesn't matter when a byte is read.
 
 use super::{PAGE, SnapshotError, give_what_is_not_zero};
-use crate::archive;
+use crate::archive::{self, DEPTH_MAX, at};
 use crate::logfile::{OsText, hex, unhex};
 use ft_log::shared::moved::Moved;
 use nix::sys::time::TimeSpec;
@@ -18,8 +18,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Deeper than any state directory.
-const DEPTH_MAX: usize = 256;
 /// Content is read and written so much at a time.
 const PART_BYTES: u64 = 1 << 20;
 
@@ -77,11 +75,6 @@ pub struct Replaced {
     pub size: u64,
     pub offset: u64,
     pub bytes: Vec<u8>,
-}
-
-fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
-    let path = path.to_owned();
-    move |e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))
 }
 
 fn system(e: impl Into<io::Error>) -> SnapshotError {

@@ -4,6 +4,7 @@
 //! numbers of devices, which names are one file. Not covered: times (the hosts' differ by nature), extended attributes.
 
 use super::HelloError;
+use crate::archive::DEPTH_MAX;
 use crate::logfile::{OsText, hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -16,7 +17,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-const DEPTH_MAX: usize = 256;
 const ENTRIES_MAX: u64 = 16 << 20;
 /// Names of the top whose digests are told, so that the place of a difference can be named.
 const PARTS_MAX: usize = 256;
