@@ -9,10 +9,11 @@ use ft_runtime::failover::record::{HostId, Members, Phase, Record, Ruling, Versi
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rigged::Rig;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,9 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// For one question, as an engine would wait.
 const PATIENT_ASK: Duration = Duration::from_secs(6);
+/// For a member to listen, which it does before it looks for the others.
+const UP_PATIENCE: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 fn free_ports<const N: usize>() -> [u16; N] {
     // All at a time, so that they differ.
@@ -30,14 +34,50 @@ fn free_ports<const N: usize>() -> [u16; N] {
 struct Member {
     /// Of a program that has its data in a directory of its own.
     arguments: Vec<String>,
+    /// For clients: it listens there last.
+    port: u16,
     child: Option<Child>,
 }
 
 impl Member {
-    fn start(&mut self) {
-        let mut c = Command::new("etcd");
-        c.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    fn new(arguments: Vec<String>, port: u16) -> Self {
+        Self { arguments, port, child: None }
+    }
+
+    fn spawn(&mut self) {
+        self.spawn_by(Command::new("etcd"));
+    }
+
+    /// `command` becomes it.
+    fn spawn_by(&mut self, mut command: Command) {
+        let c = command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(c.spawn().expect("needs etcd: scripts/setup"));
+    }
+
+    /// Once it listens. Why it doesn't: it has ended, as one does whose address is missing or has a port that is taken.
+    fn came_up(&mut self) -> Result<(), ExitStatus> {
+        let child = self.child.as_mut().expect("it was started");
+        let end = Instant::now() + UP_PATIENCE;
+        while !listens(child.id(), self.port) {
+            if let Some(status) = child.try_wait().unwrap() {
+                self.child = None;
+                return Err(status);
+            }
+            assert!(Instant::now() < end, "an etcd that runs and does not listen on {}: {:?}", self.port, self.arguments);
+            thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
+    }
+
+    /// Starts it as often as it takes: where it listened before, or will be able to soon.
+    fn start(&mut self, spawn: impl Fn(&mut Self)) {
+        let end = Instant::now() + PATIENCE;
+        spawn(self);
+        while let Err(status) = self.came_up() {
+            assert!(Instant::now() < end, "etcd ends before it listens on {}, {status}: {:?}", self.port, self.arguments);
+            thread::sleep(LOOK_AGAIN);
+            spawn(self);
+        }
     }
 
     fn kill(&mut self) {
@@ -57,6 +97,25 @@ impl Drop for Member {
             self.kill();
         }
     }
+}
+
+/// Whether the process itself listens on the port, in its own network.
+fn listens(pid: u32, port: u16) -> bool {
+    const LISTEN: &str = "0A";
+    let sockets: HashSet<String> = ["tcp", "tcp6"]
+        .iter()
+        .flat_map(|t| {
+            let text = fs::read_to_string(format!("/proc/{pid}/net/{t}")).unwrap_or_default();
+            let of_line = |line: &str| {
+                let fields: Vec<_> = line.split_ascii_whitespace().collect();
+                let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+                (*state == LISTEN && local.ends_with(&format!(":{port:04X}"))).then(|| format!("socket:[{inode}]"))
+            };
+            text.lines().skip(1).filter_map(of_line).collect::<Vec<_>>()
+        })
+        .collect();
+    let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok()).any(|to| to.to_str().is_some_and(|t| sockets.contains(t)))
 }
 
 /// What members at `address` are started with.
@@ -93,14 +152,26 @@ struct Cluster {
 
 impl Cluster {
     fn start() -> Self {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match Self::try_start() {
+                Ok(cluster) => return cluster,
+                // Somebody took a port of it meanwhile.
+                Err(status) => assert!(Instant::now() < end, "members of etcd end before they listen, {status}"),
+            }
+        }
+    }
+
+    fn try_start() -> Result<Self, ExitStatus> {
         let dir = tempfile::tempdir().unwrap();
         let ports = free_ports();
-        let arguments = arguments(dir.path().to_str().unwrap(), "127.0.0.1", ports);
-        let members: Vec<_> = arguments.into_iter().map(|arguments| Member { arguments, child: None }).collect();
+        let arguments = arguments(dir.path().to_str().unwrap(), "127.0.0.1", ports).into_iter();
+        let members = arguments.zip(ports).map(|(arguments, port)| Member::new(arguments, port)).collect();
         let endpoints = ports[..3].iter().map(|p| format!("http://127.0.0.1:{p}")).collect();
         let mut cluster = Self { members, endpoints, _dir: dir };
-        cluster.members.iter_mut().for_each(Member::start);
-        cluster
+        cluster.members.iter_mut().for_each(Member::spawn);
+        cluster.members.iter_mut().try_for_each(Member::came_up)?;
+        Ok(cluster)
     }
 
     fn keeper(&self) -> EtcdArbiter {
@@ -181,7 +252,7 @@ fn a_member_that_is_lost_is_passed_over_and_two_are_too_many() {
     cluster.members[2].kill();
     let none = keeper.ask(&Ask::Read, Instant::now() + PATIENT_ASK);
     assert!(matches!(none, Err(KeeperError::Unreachable(_))), "{none:?}");
-    cluster.members.iter_mut().for_each(Member::start);
+    cluster.members.iter_mut().for_each(|m| m.start(Member::spawn));
     let now = stands(&mut keeper).unwrap();
     // The put that nobody answered was done or was not.
     assert!([(2, ruling(2, 1)), (3, ruling(3, 2))].contains(&(now.version.0, now.ruling)), "{now:?}");
@@ -217,28 +288,33 @@ fn over_tls_both_sides_must_be_known() {
     for ca in ["ca", "other"] {
         openssl(dir.path(), &format!("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={ca} -keyout {ca}.key -out {ca}.pem"));
     }
-    std::fs::write(path("san"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    fs::write(path("san"), "subjectAltName=IP:127.0.0.1\n").unwrap();
     for name in ["member", "host"] {
         openssl(dir.path(), &format!("req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"));
         let by = "-CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san";
         openssl(dir.path(), &format!("x509 -req -in {name}.csr {by} -out {name}.pem"));
     }
-    let [client, peer] = free_ports();
-    let url = format!("https://127.0.0.1:{client}");
     let file = |name: &str| path(name).to_str().unwrap().to_owned();
-    let arguments = [
-        ["--data-dir", &file("data")],
-        ["--listen-client-urls", &url],
-        ["--advertise-client-urls", &url],
-        ["--listen-peer-urls", &format!("http://127.0.0.1:{peer}")],
-        ["--trusted-ca-file", &file("ca.pem")],
-        ["--cert-file", &file("member.pem")],
-        ["--key-file", &file("member.key")],
-        ["--log-level", "error"],
-    ];
-    let arguments = arguments.concat().iter().map(ToString::to_string).chain(["--client-cert-auth".to_owned()]).collect();
-    let mut member = Member { arguments, child: None };
-    member.start();
+    let spawn = |member: &mut Member| {
+        let [client, peer] = free_ports();
+        let url = format!("https://127.0.0.1:{client}");
+        let arguments = [
+            ["--data-dir", &file("data")],
+            ["--listen-client-urls", &url],
+            ["--advertise-client-urls", &url],
+            ["--listen-peer-urls", &format!("http://127.0.0.1:{peer}")],
+            ["--trusted-ca-file", &file("ca.pem")],
+            ["--cert-file", &file("member.pem")],
+            ["--key-file", &file("member.key")],
+            ["--log-level", "error"],
+        ];
+        let arguments = arguments.concat().iter().map(ToString::to_string).chain(["--client-cert-auth".to_owned()]).collect();
+        *member = Member::new(arguments, client);
+        member.spawn();
+    };
+    let mut member = Member::new(Vec::new(), 0);
+    member.start(spawn);
+    let url = format!("https://127.0.0.1:{}", member.port);
     let keeper = |ca: &str, own: Option<(&str, &str)>| {
         let own = own.map(|(c, k)| (path(c), path(k)));
         EtcdArbiter::new("redis", vec![url.clone()], &TlsFiles { ca: Some(path(ca)), own })
@@ -270,7 +346,9 @@ fn a_pair_is_ruled_by_etcd() {
     let redis = ["redis-server", "--port", "6379", "--bind", "0.0.0.0", "--protected-mode", "no"];
     let (rig, mut members) = Rig::up_beside("etcd", &config, &[], &redis, |rig| {
         let begin = arguments(dir.path().to_str().unwrap(), ADDRESS, ports).into_iter();
-        begin.map(|a| on_witness(rig, &a)).collect::<Vec<_>>()
+        let mut members: Vec<_> = begin.zip(ports).map(|(arguments, port)| Member::new(arguments, port)).collect();
+        members.iter_mut().for_each(|m| on_witness(rig, m));
+        members
     });
     let client = |command: &[&str]| rig.exec("client", &[&["redis-cli", "-h", &rig.address], command].concat());
     assert_eq!(client(&["SET", "key", "kept"]).trim(), "OK");
@@ -288,18 +366,11 @@ fn a_pair_is_ruled_by_etcd() {
     assert_eq!(client(&["GET", "key"]).trim(), "kept");
 }
 
-/// A member on the third host of a rig, as soon as there is one.
-fn on_witness(rig: &Rig, arguments: &[String]) -> Member {
-    let end = Instant::now() + PATIENCE;
-    loop {
+/// Starts it on the third host of a rig, as soon as there is one and has its address.
+fn on_witness(rig: &Rig, member: &mut Member) {
+    member.start(|m| {
         let mut c = rig.ft("exec");
-        c.args(["witness", "--", "etcd"]).args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = c.spawn().unwrap();
-        // Without a host, or with one without an address, it ends at once.
-        thread::sleep(Duration::from_millis(500));
-        if child.try_wait().unwrap().is_none() {
-            return Member { arguments: Vec::new(), child: Some(child) };
-        }
-        assert!(Instant::now() < end, "no member on the witness");
-    }
+        c.args(["witness", "--", "etcd"]);
+        m.spawn_by(c);
+    });
 }
