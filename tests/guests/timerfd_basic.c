@@ -1,6 +1,7 @@
 // timerfd_basic: timerfds fire relative or absolute, once or periodically with the number of expiries in one read, tell
 // the time left, and can be disarmed. Event loops keep their timers in them.
 #include "check.h"
+#include <poll.h>
 #include <sys/timerfd.h>
 
 static uint64_t expiries(int fd) {
@@ -47,6 +48,20 @@ int main(void) {
     int64_t passed = now_ns(CLOCK_MONOTONIC) - start;
     CHECK(passed >= (int64_t)(10 + 5 * (total - 1)) * NS_PER_MS);
     puts("periodic: expiries are counted, never ahead of time");
+
+    once.it_value = (struct timespec){.tv_sec = INT64_MAX};
+    for (int flags = 0; flags <= TFD_TIMER_ABSTIME; flags++) {
+        CHECK_EQ(timerfd_settime(real, flags, &once, NULL), 0);
+        sleep_ms(5);
+        CHECK_ERR(read(real, &count, sizeof count), EAGAIN);
+    }
+    struct itimerspec then_never = {.it_interval.tv_sec = INT64_MAX, .it_value = timespec_of_ns(NS_PER_MS)};
+    CHECK_EQ(timerfd_settime(fd, 0, &then_never, NULL), 0);
+    CHECK_EQ(expiries(fd), 1);
+    struct pollfd again = {.fd = fd, .events = POLLIN};
+    CHECK_EQ(poll(&again, 1, 5), 0);
+    CHECK_EQ(timerfd_settime(fd, 0, &periodic, NULL), 0);
+    puts("beyond all time: never");
 
     CHECK_EQ(timerfd_settime(fd, 0, &off, &now), 0);
     CHECK_EQ(now.it_interval.tv_nsec, 5 * NS_PER_MS);

@@ -2,10 +2,9 @@
 
 use super::fds::{DescId, O_CLOEXEC, O_NONBLOCK, Object};
 use super::threads::NEVER;
-use super::timers::Interval;
+use super::timers::{Interval, read_itimerspec, write_itimerspec};
 use super::{Args, Kernel, Reply, done, epoll};
-use crate::raw::{EBADF, EINVAL, Timespec};
-use crate::user;
+use crate::raw::{EBADF, EINVAL};
 use alloc::vec::Vec;
 
 pub struct TimerFd {
@@ -30,23 +29,16 @@ pub fn timerfd_settime(k: &mut Kernel, a: &Args) -> Reply {
         return Err(EINVAL);
     }
     let d = k.fds.desc_of(a[0])?;
-    let [every, value] = user::read::<[Timespec; 2]>(a[2])?;
-    let (every, value) = (every.to_ns().ok_or(EINVAL)?, value.to_ns().ok_or(EINVAL)?);
+    let set = read_itimerspec(a[2])?;
     let now = k.clock.now();
     let Object::TimerFd(t) = &k.fds.at(d).object else { return Err(EINVAL) };
-    let clock = t.clock;
-    let next = match value {
-        0 => NEVER,
-        v if a[1] & ABSTIME != 0 => k.absolute_deadline(clock, v)?,
-        v => now + v,
-    };
+    let interval = k.interval(t.clock, set, a[1] & ABSTIME != 0)?;
     let Object::TimerFd(t) = &mut k.fds.at_mut(d).object else { return Err(EINVAL) };
-    let [old_every, old_left] = t.interval.value(now);
-    t.interval = Interval { next, every };
+    let old = core::mem::replace(&mut t.interval, interval).value(now);
     t.expired = 0;
     k.timers_changed();
     if a[3] != 0 {
-        user::write(a[3], &[Timespec::from_ns(old_every), Timespec::from_ns(old_left)])?;
+        write_itimerspec(a[3], old)?;
     }
     done(0)
 }
@@ -55,8 +47,7 @@ pub fn timerfd_gettime(k: &mut Kernel, a: &Args) -> Reply {
     let d = k.fds.desc_of(a[0])?;
     let now = k.clock.now();
     let Object::TimerFd(t) = &k.fds.at(d).object else { return Err(EINVAL) };
-    let [every, left] = t.interval.value(now);
-    user::write(a[1], &[Timespec::from_ns(every), Timespec::from_ns(left)])?;
+    write_itimerspec(a[1], t.interval.value(now))?;
     done(0)
 }
 

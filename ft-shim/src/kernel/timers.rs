@@ -28,8 +28,13 @@ impl Interval {
             return 1;
         }
         let n = (now - self.next) / self.every + 1;
-        self.next += n * self.every;
+        self.next = self.next.saturating_add(n.saturating_mul(self.every));
         n
+    }
+
+    /// First so long from `now`. A time beyond what can be counted never comes.
+    fn after(now: u64, first: u64, every: u64) -> Self {
+        Self { next: now.saturating_add(first), every }
     }
 
     /// Interval and remaining time, as the guest sees them.
@@ -148,6 +153,27 @@ impl Kernel {
     }
 }
 
+/// An `itimerspec` of the guest's: interval and time, in nanoseconds.
+pub fn read_itimerspec(at: u64) -> Result<[u64; 2], i64> {
+    let [every, time] = user::read::<[Timespec; 2]>(at)?;
+    Ok([every.to_ns().ok_or(EINVAL)?, time.to_ns().ok_or(EINVAL)?])
+}
+
+pub fn write_itimerspec(at: u64, value: [u64; 2]) -> Result<(), i64> {
+    user::write(at, &value.map(Timespec::from_ns))
+}
+
+impl Kernel {
+    /// A timer on `clock`, as the guest sets it.
+    pub fn interval(&self, clock: u64, [every, time]: [u64; 2], is_absolute: bool) -> Result<Interval, i64> {
+        Ok(match time {
+            0 => Interval { next: NEVER, every },
+            t if is_absolute => Interval { next: self.absolute_deadline(clock, t)?, every },
+            t => Interval::after(self.clock.now(), t, every),
+        })
+    }
+}
+
 fn timeval_ns(v: [u64; 2]) -> Result<u64, i64> {
     if v[1] >= 1_000_000 {
         return Err(EINVAL);
@@ -166,7 +192,7 @@ pub fn setitimer(k: &mut Kernel, a: &Args) -> Reply {
         0 => {
             let now = k.clock.now();
             let old = k.timers.real.value(now);
-            k.timers.real = if value == 0 { Interval::OFF } else { Interval { next: now + value, every } };
+            k.timers.real = if value == 0 { Interval::OFF } else { Interval::after(now, value, every) };
             k.timers_changed();
             old
         }
@@ -202,7 +228,7 @@ pub fn alarm(k: &mut Kernel, a: &Args) -> Reply {
     let left = k.timers.real.value(now)[1];
     k.timers.real = match a[0] as u32 {
         0 => Interval::OFF,
-        s => Interval { next: now + u64::from(s) * NS, every: 0 },
+        s => Interval::after(now, u64::from(s) * NS, 0),
     };
     k.timers_changed();
     done(left.div_ceil(NS) as i64)
@@ -238,29 +264,23 @@ pub fn timer_create(k: &mut Kernel, a: &Args) -> Reply {
 }
 
 pub fn timer_settime(k: &mut Kernel, a: &Args) -> Reply {
-    let [every, value] = user::read::<[Timespec; 2]>(a[2])?;
-    let (every, value) = (every.to_ns().ok_or(EINVAL)?, value.to_ns().ok_or(EINVAL)?);
+    let set = read_itimerspec(a[2])?;
     let now = k.clock.now();
     let clock = k.timers.posix.get(a[0] as usize).ok_or(EINVAL)?.clock;
-    let next = match value {
-        0 => NEVER,
-        v if a[1] & 1 != 0 => k.absolute_deadline(clock, v)?,
-        v => now + v,
-    };
+    let interval = k.interval(clock, set, a[1] & 1 != 0)?;
     let t = k.timers.posix.at_mut(a[0] as usize);
-    let [old_every, old_left] = t.interval.value(now);
-    t.interval = Interval { next, every };
+    let old = core::mem::replace(&mut t.interval, interval).value(now);
     t.overrun = 0;
     k.timers_changed();
     if a[3] != 0 {
-        user::write(a[3], &[Timespec::from_ns(old_every), Timespec::from_ns(old_left)])?;
+        write_itimerspec(a[3], old)?;
     }
     done(0)
 }
 
 pub fn timer_gettime(k: &mut Kernel, a: &Args) -> Reply {
-    let [every, left] = k.timers.posix.get(a[0] as usize).ok_or(EINVAL)?.interval.value(k.clock.now());
-    user::write(a[1], &[Timespec::from_ns(every), Timespec::from_ns(left)])?;
+    let value = k.timers.posix.get(a[0] as usize).ok_or(EINVAL)?.interval.value(k.clock.now());
+    write_itimerspec(a[1], value)?;
     done(0)
 }
 
