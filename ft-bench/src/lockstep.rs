@@ -5,7 +5,8 @@
 
 use crate::mix::{Load, Tally};
 use crate::recording::{self, Census};
-use crate::service::{self, Place, Recorded, Report};
+use crate::service::{self, Place, Recorded};
+use ft_runtime::replay::Report;
 use serde::Serialize;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};

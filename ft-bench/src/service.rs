@@ -1,7 +1,7 @@
 //! `ft record` around a real redis-server, and `ft replay` of what it left.
 
 use crate::resp::Client;
-use serde::{Deserialize, Serialize};
+use ft_runtime::replay::Report;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -137,21 +137,6 @@ impl Drop for Recorded {
 /// A port nobody listens on now.
 fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
-}
-
-/// What `ft replay` prints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Report {
-    pub ok: bool,
-    pub entries: u64,
-    pub points: u64,
-    pub input_bytes: u64,
-    pub output_bytes: u64,
-    pub memory_checks: u64,
-    pub domains: u64,
-    pub seconds: f64,
-    pub exit_status: Option<i32>,
-    pub reason: String,
 }
 
 pub fn replay(ft: &Path, place: &Place, run: u32, trace: bool, time_max: Duration) -> io::Result<Report> {

@@ -36,7 +36,7 @@ pub struct Replay {
 }
 
 /// The one line that `ft replay` prints.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub ok: bool,
     pub entries: u64,
