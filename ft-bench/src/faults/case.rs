@@ -21,7 +21,7 @@ const PATIENT: &str = "[limits]\nsilence_ms_max = 1000\n";
 /// Room of a disk that can be filled.
 const DISK_MIB: &str = "64";
 /// For the hosts to have become what they must be.
-const SETTLED_MAX: Duration = Duration::from_secs(10);
+const SETTLED_MAX: Duration = Duration::from_secs(30);
 const SETTLED_POLL: Duration = Duration::from_millis(50);
 /// A host that was given up says nothing for so long after it has come back.
 const SILENT_FOR: Duration = Duration::from_millis(500);
@@ -39,6 +39,8 @@ pub struct Ended {
     pub takeover_ms: Option<f64>,
     /// The longest time in which no client was answered, of those that the fault began.
     pub silence_ms: Option<f64>,
+    /// From the first byte of the service's state for the other host until that is the backup.
+    pub reseed_ms: Option<f64>,
     pub lost: u64,
     pub doubled: u64,
     /// Connections that broke or on which no reply came any more.
@@ -84,6 +86,7 @@ impl Ended {
             detected_ms: None,
             takeover_ms: None,
             silence_ms: None,
+            reseed_ms: None,
             lost: 0,
             doubled: 0,
             reset: 0,
@@ -95,7 +98,7 @@ impl Ended {
 
 /// Where nothing may move, a busy machine must not move it either.
 fn config(case: &Case) -> String {
-    let patient = if case.kind.outcome == Outcome::Protected { PATIENT } else { "" };
+    let patient = if case.kind.outcome == Outcome::Unmoved { PATIENT } else { "" };
     let tapped = if case.kind.tap { TAPPED } else { "" };
     [patient, tapped].concat()
 }
@@ -112,9 +115,11 @@ fn watch(rig: &Rig, case: &Case) -> io::Result<Seen> {
     if let Some((victim, also)) = case.kind.also {
         rig.fault(name(victim), also)?;
     }
-    if let (Some(heal), Some(at)) = (case.kind.heal, case.heal_at) {
+    if let Some(at) = case.heal_at {
         clients.work_until(began + at, |_| {})?;
-        rig.fault(host, heal)?;
+        for (victim, heal) in case.kind.heal {
+            rig.fault(name(*victim), heal)?;
+        }
     }
     let tally = clients.finish(|_| {})?;
     let hosts = settle(rig, case)?;
@@ -179,10 +184,9 @@ fn wrong_roles(case: &Case, hosts: &[HostStatus]) -> Option<String> {
     if one.host != serves(case) {
         return Some(format!("{} serves, and {} should: {}", one.host, serves(case), shown()));
     }
-    let state = if case.kind.outcome == Outcome::Protected { "protected" } else { "alone" };
     let follows = hosts.iter().any(|h| h.role.as_deref() == Some("backup"));
-    if one.state.as_deref() != Some(state) || follows != (case.kind.outcome == Outcome::Protected) {
-        return Some(format!("the service should be {state}: {}", shown()));
+    if one.state.as_deref() != Some("protected") || !follows {
+        return Some(format!("the service should be protected: {}", shown()));
     }
     None
 }
@@ -211,8 +215,12 @@ fn judge(case: &Case, seen: &Seen) -> Ended {
     failures.extend(wrong_roles(case, &seen.hosts));
     failures.extend(wrong_sender(case, &seen.turns));
     let term = seen.hosts.iter().find(|h| h.is_primary()).and_then(|h| h.term);
-    if case.kind.outcome == Outcome::Protected && term != seen.term {
+    let reseeded = seen.survivor_events.iter().any(|e| e.milestone == Some(Milestone::Seeding));
+    if case.kind.outcome != Outcome::TakenOver && term != seen.term {
         failures.push(format!("the term was {:?} and is {term:?}: something has moved", seen.term));
+    }
+    if reseeded == (case.kind.outcome == Outcome::Unmoved) {
+        failures.push(format!("the other host was given the service's state: {reseeded}"));
     }
     let fault_us = seen.fault.as_ref().map(Fault::at_us);
     let mark = |m: Milestone| {
@@ -221,6 +229,9 @@ fn judge(case: &Case, seen: &Seen) -> Ended {
     };
     let ms = |from: Option<u64>, to: Option<u64>| Some(to?.saturating_sub(from?) as f64 / 1e3);
     let (detected, live) = (mark(Milestone::Detected), mark(Milestone::Live));
+    // Of the attempt that came to its end.
+    let last = |m| seen.survivor_events.iter().filter(|e| e.milestone == Some(m)).map(|e| e.at_us).next_back();
+    let whole = last(Milestone::Protected).filter(|_| reseeded);
     if case.kind.outcome == Outcome::TakenOver && (detected.is_none() || live.is_none()) {
         failures.push(format!("{BACKUP} did not note how it took over"));
     }
@@ -234,6 +245,7 @@ fn judge(case: &Case, seen: &Seen) -> Ended {
         detected_ms: ms(fault_us, detected),
         takeover_ms: ms(detected, live),
         silence_ms: silence,
+        reseed_ms: ms(last(Milestone::Seeding), whole),
         lost: v.lost,
         doubled: v.doubled,
         reset,

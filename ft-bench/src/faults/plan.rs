@@ -13,15 +13,15 @@ pub enum Victim {
     Witness,
 }
 
-/// Who serves afterwards.
+/// Who serves afterwards. In the end the other one protects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The backup, alone.
+    /// The backup.
     TakenOver,
-    /// The primary, alone.
-    Alone,
+    /// The primary; the backup was lost, and is given the state anew.
+    Reseeded,
     /// The primary, and the backup follows: nothing has moved.
-    Protected,
+    Unmoved,
 }
 
 /// A kind of fault; docs/OPERATIONS.md says what comes of each.
@@ -33,8 +33,8 @@ pub struct Kind {
     pub fault: Option<&'static str>,
     /// A second one, right after it.
     pub also: Option<(Victim, &'static str)>,
-    /// What ends the first, done while the load goes on.
-    pub heal: Option<&'static str>,
+    /// What ends what was done, in this order, while the load goes on. A host that was killed is switched on again.
+    pub heal: &'static [(Victim, &'static str)],
     pub outcome: Outcome,
     /// `service.tap`.
     pub tap: bool,
@@ -43,12 +43,12 @@ pub struct Kind {
 }
 
 const fn kind(name: &'static str, victim: Victim, fault: &'static str, outcome: Outcome) -> Kind {
-    Kind { name, victim, fault: Some(fault), also: None, heal: None, outcome, tap: false, small_disks: false }
+    Kind { name, victim, fault: Some(fault), also: None, heal: &[], outcome, tap: false, small_disks: false }
 }
 
 impl Kind {
-    const fn healed(self, by: &'static str) -> Self {
-        Self { heal: Some(by), ..self }
+    const fn healed(self, by: &'static [(Victim, &'static str)]) -> Self {
+        Self { heal: by, ..self }
     }
 
     const fn and(self, victim: Victim, fault: &'static str) -> Self {
@@ -60,42 +60,58 @@ impl Kind {
     }
 }
 
-use Outcome::{Alone, Protected, TakenOver};
+use Outcome::{Reseeded, TakenOver, Unmoved};
 use Victim::{Backup, Primary, Witness};
 
-pub const KINDS: [Kind; 32] = [
-    Kind { fault: None, ..kind("none", Primary, "", Protected) },
+type Heal = &'static [(Victim, &'static str)];
+const REVIVED: Heal = &[(Primary, "revive-host")];
+/// Its first process lives on.
+const RESTARTED: Heal = &[(Primary, "kill-host"), (Primary, "revive-host")];
+const THAWED: Heal = &[(Primary, "thaw-host")];
+const RESUMED: Heal = &[(Primary, "resume-engine")];
+const SERVICE_HEALED: Heal = &[(Primary, "heal-service")];
+const LINK_HEALED: Heal = &[(Primary, "heal-link")];
+
+pub const KINDS: [Kind; 35] = [
+    Kind { fault: None, ..kind("none", Primary, "", Unmoved) },
     kind("kill-guest", Primary, "kill-guest", TakenOver),
-    kind("kill-engine", Primary, "kill-engine", TakenOver),
-    kind("kill-host", Primary, "kill-host", TakenOver),
-    kind("freeze-host", Primary, "freeze-host", TakenOver).healed("thaw-host"),
-    kind("pause-engine", Primary, "pause-engine", TakenOver).healed("resume-engine"),
+    kind("kill-engine", Primary, "kill-engine", TakenOver).healed(RESTARTED),
+    kind("kill-host", Primary, "kill-host", TakenOver).healed(REVIVED),
+    kind("kill-host+wipe", Primary, "kill-host", TakenOver).healed(&[(Primary, "revive-host --wipe")]),
+    kind("freeze-host", Primary, "freeze-host", TakenOver).healed(THAWED),
+    kind("pause-engine", Primary, "pause-engine", TakenOver).healed(RESUMED),
     kind("tap:kill-guest", Primary, "kill-guest", TakenOver).tapped(),
-    kind("tap:kill-engine", Primary, "kill-engine", TakenOver).tapped(),
-    kind("tap:kill-host", Primary, "kill-host", TakenOver).tapped(),
-    kind("tap:freeze-host", Primary, "freeze-host", TakenOver).healed("thaw-host").tapped(),
-    kind("cut-service", Primary, "cut-service", TakenOver).healed("heal-service"),
-    kind("lose-service", Primary, "lose-service", TakenOver).healed("heal-service"),
-    kind("cut-link", Primary, "cut-link", Alone).healed("heal-link"),
-    kind("slow-link", Primary, "slow-link", Protected).healed("heal-link"),
-    kind("cut-management", Primary, "cut-management", Protected).healed("heal-management"),
-    kind("flush-gate", Primary, "flush-gate", Protected),
-    kind("backup:kill-guest", Backup, "kill-guest", Alone),
-    kind("backup:kill-engine", Backup, "kill-engine", Alone),
-    kind("backup:kill-host", Backup, "kill-host", Alone),
-    kind("backup:freeze-host", Backup, "freeze-host", Alone).healed("thaw-host"),
-    kind("backup:pause-engine", Backup, "pause-engine", Alone).healed("resume-engine"),
-    kind("backup:cut-service", Backup, "cut-service", Protected).healed("heal-service"),
-    kind("backup:flush-gate", Backup, "flush-gate", Protected),
-    Kind { small_disks: true, ..kind("backup:fill-disk", Backup, "fill-disk", Alone) },
-    kind("witness:kill-host", Witness, "kill-host", Protected),
-    kind("witness:freeze-host", Witness, "freeze-host", Protected).healed("thaw-host"),
-    kind("witness:cut-management", Witness, "cut-management", Protected).healed("heal-management"),
-    kind("witness:cut-service", Witness, "cut-service", Protected).healed("heal-service"),
-    kind("cut-service+cut-link", Primary, "cut-service", TakenOver).healed("heal-service").and(Primary, "cut-link"),
-    kind("flush-gate+kill-engine", Primary, "flush-gate", TakenOver).and(Primary, "kill-engine"),
-    kind("slow-link+kill-host", Primary, "slow-link", TakenOver).and(Primary, "kill-host"),
-    kind("backup:cut-service+kill-host", Backup, "cut-service", TakenOver).healed("heal-service").and(Primary, "kill-host"),
+    kind("tap:kill-engine", Primary, "kill-engine", TakenOver).healed(RESTARTED).tapped(),
+    kind("tap:kill-host", Primary, "kill-host", TakenOver).healed(REVIVED).tapped(),
+    kind("tap:freeze-host", Primary, "freeze-host", TakenOver).healed(THAWED).tapped(),
+    kind("cut-service", Primary, "cut-service", TakenOver).healed(SERVICE_HEALED),
+    kind("lose-service", Primary, "lose-service", TakenOver).healed(SERVICE_HEALED),
+    kind("cut-link", Primary, "cut-link", Reseeded).healed(LINK_HEALED),
+    kind("slow-link", Primary, "slow-link", Unmoved).healed(LINK_HEALED),
+    kind("cut-management", Primary, "cut-management", Unmoved).healed(&[(Primary, "heal-management")]),
+    kind("flush-gate", Primary, "flush-gate", Unmoved),
+    kind("backup:kill-guest", Backup, "kill-guest", Reseeded),
+    kind("backup:kill-engine", Backup, "kill-engine", Reseeded).healed(&[(Backup, "kill-host"), (Backup, "revive-host")]),
+    kind("backup:kill-host", Backup, "kill-host", Reseeded).healed(&[(Backup, "revive-host")]),
+    kind("backup:kill-host+wipe", Backup, "kill-host", Reseeded).healed(&[(Backup, "revive-host --wipe")]),
+    kind("backup:freeze-host", Backup, "freeze-host", Reseeded).healed(&[(Backup, "thaw-host")]),
+    kind("backup:pause-engine", Backup, "pause-engine", Reseeded).healed(&[(Backup, "resume-engine")]),
+    kind("backup:cut-service", Backup, "cut-service", Unmoved).healed(&[(Backup, "heal-service")]),
+    kind("backup:flush-gate", Backup, "flush-gate", Unmoved),
+    Kind { small_disks: true, ..kind("backup:fill-disk", Backup, "fill-disk", Reseeded).healed(&[(Backup, "free-disk")]) },
+    kind("witness:kill-host", Witness, "kill-host", Unmoved).healed(&[(Witness, "revive-host")]),
+    kind("witness:freeze-host", Witness, "freeze-host", Unmoved).healed(&[(Witness, "thaw-host")]),
+    kind("witness:cut-management", Witness, "cut-management", Unmoved).healed(&[(Witness, "heal-management")]),
+    kind("witness:cut-service", Witness, "cut-service", Unmoved).healed(&[(Witness, "heal-service")]),
+    kind("cut-service+cut-link", Primary, "cut-service", TakenOver)
+        .and(Primary, "cut-link")
+        .healed(&[(Primary, "heal-service"), (Primary, "heal-link")]),
+    kind("flush-gate+kill-engine", Primary, "flush-gate", TakenOver).and(Primary, "kill-engine").healed(RESTARTED),
+    kind("slow-link+kill-host", Primary, "slow-link", TakenOver).and(Primary, "kill-host").healed(REVIVED),
+    kind("slow-link+kill-guest", Primary, "slow-link", TakenOver).and(Primary, "kill-guest").healed(LINK_HEALED),
+    kind("backup:cut-service+kill-host", Backup, "cut-service", TakenOver)
+        .and(Primary, "kill-host")
+        .healed(&[(Backup, "heal-service"), (Primary, "revive-host")]),
 ];
 
 /// Before the fault, at the earliest: every connection has written by then.
@@ -144,7 +160,7 @@ pub fn case(seed: u64, kinds: &[Kind], number: u32) -> Case {
     let kind = deck[(number % n) as usize];
     let mut r = rng(seed, (1 << 63) | u64::from(number));
     let fault_at = between(&mut r, FAULT_AT_MIN, FAULT_AT_MAX);
-    let heal_at = kind.heal.map(|_| fault_at + between(&mut r, LASTS_MIN, LASTS_MAX));
+    let heal_at = (!kind.heal.is_empty()).then(|| fault_at + between(&mut r, LASTS_MIN, LASTS_MAX));
     let end = heal_at.unwrap_or(fault_at) + AFTERWARDS;
     let item_bytes_max = *r.choice([10, 300, 5_000, 50_000, 500_000].iter()).expect("there are some");
     let rate_max = (BYTES_PER_SECOND_MAX / (RPUSH_SHARE * verify::item_bytes_mean(item_bytes_max))) as u32;
@@ -207,7 +223,7 @@ mod tests {
             assert!(c.load.seconds >= (last + AFTERWARDS).as_secs_f64() - 1e-6);
             let bytes = f64::from(c.load.rate) * RPUSH_SHARE * verify::item_bytes_mean(c.load.item_bytes_max);
             assert!(bytes <= BYTES_PER_SECOND_MAX && c.load.depth_max >= 1, "{c:?}");
-            assert_eq!(c.heal_at.is_some(), c.kind.heal.is_some());
+            assert_eq!(c.heal_at.is_none(), c.kind.heal.is_empty());
         }
     }
 

@@ -7,8 +7,8 @@ use crate::tables::{NONE, short, table};
 
 pub fn text(r: &Results) -> String {
     let columns = [
-        "fault", "count", "failed", "writes", "detected ms", "takeover ms", "silence p50 ms", "p99", "max", "lost", "doubled",
-        "reset", "two senders",
+        "fault", "count", "failed", "writes", "detected ms", "takeover ms", "silence p50 ms", "p99", "max",
+        "reseed p50 ms", "p99", "max", "lost", "doubled", "reset", "two senders",
     ];
     let mut t = table(&columns, 1);
     let named = KINDS.iter().map(|k| (k.name, r.cases.iter().filter(|c| c.kind == k.name).collect::<Vec<_>>()));
@@ -26,6 +26,9 @@ pub fn text(r: &Results) -> String {
             at(0.5, |c| c.silence_ms),
             at(0.99, |c| c.silence_ms),
             at(1.0, |c| c.silence_ms),
+            at(0.5, |c| c.reseed_ms),
+            at(0.99, |c| c.reseed_ms),
+            at(1.0, |c| c.reseed_ms),
             sum(|c| c.lost),
             sum(|c| c.doubled),
             sum(|c| c.reset.into()),
@@ -38,8 +41,9 @@ pub fn text(r: &Results) -> String {
         n => format!("FAILED: {n} of {} cases, seed {}, {:.0} s.", r.cases.len(), r.seed, r.seconds),
     };
     format!("{t}\n\ndetected: from the fault; takeover: from there until the guest leads; both medians, as the survivor noted them. \
-             silence: the longest\ntime in which no client was answered. two senders: cases in which a host sent from the service's \
-             address after the other\none had begun, at the switch.\n\n{end}")
+             silence: the longest\ntime in which no client was answered. reseed: from the first byte of the service's state for the \
+             other host until that is the\nbackup. two senders: cases in which a host sent from the service's address after the other \
+             one had begun, at the switch. Every\ncase must end protected.\n\n{end}")
 }
 
 fn quantile(share: f64, values: impl Iterator<Item = f64>) -> String {

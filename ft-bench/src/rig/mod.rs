@@ -158,8 +158,9 @@ impl Rig {
         self.start("client", &name, &[&[program], arguments].concat(), words)
     }
 
+    /// `kind`: with its options.
     pub fn fault(&self, host: &str, kind: &str) -> io::Result<Fault> {
-        self.ask("ft rig fault", self.command("fault").args([host, kind]))
+        self.ask("ft rig fault", self.command("fault").arg(host).args(kind.split(' ')))
     }
 
     pub fn hosts(&self) -> io::Result<Vec<HostStatus>> {

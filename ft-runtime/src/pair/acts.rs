@@ -191,6 +191,7 @@ impl Pair {
         match r {
             Report::Claiming { .. } => self.board.mark(Milestone::Detected, &text),
             Report::Live { .. } => self.board.mark(Milestone::Live, &text),
+            Report::Protected { .. } => self.board.mark(Milestone::Protected, &text),
             _ => self.board.event(&text),
         }
         self.reason = text;

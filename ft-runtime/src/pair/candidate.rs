@@ -226,8 +226,13 @@ impl<'a> Candidate<'a> {
                 Some(Part::Joins(self.link.take()?, Box::new((guest, joined))))
             }
             Err(e) => {
-                self.board.event(&format!("the service's state can't be used: {e}"));
-                self.lose_link(&e.to_string());
+                let why = format!("the service's state can't be used: {e}");
+                self.board.event(&why);
+                if let Some(link) = &mut self.link {
+                    link.send(kind::BYE, &[], why.as_bytes());
+                }
+                self.flush();
+                self.lose_link(&why);
                 None
             }
         }

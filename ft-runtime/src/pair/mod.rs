@@ -70,6 +70,9 @@ const HEARTBEATS_MAX: usize = 1024;
 const SERVICE: DomainId = DomainId(0);
 /// Connections that the backup isn't told the end of before their resets are surely out.
 const RESETS_MAX: usize = 1024;
+/// Between a transfer that came to nothing and the next; longer each time.
+const SEED_PAUSE_MIN: Duration = Duration::from_millis(250);
+const SEED_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How often the engine looks whether the guest can be copied.
 const SEED_LOOK: Duration = Duration::from_millis(2);
 /// A backup that lags slows the primary; one that lags this many times longer than that is given up.
@@ -165,6 +168,7 @@ pub(crate) struct Pair {
     peer_joins: bool,
     seed: Option<Seed>,
     seed_again: Instant,
+    seed_pause: Duration,
     /// Following, made of the primary's guest: since when. The primary is told when the guest has caught up.
     joins_since: Option<Instant>,
 
@@ -284,6 +288,7 @@ impl Pair {
             peer_joins: false,
             seed: None,
             seed_again: now,
+            seed_pause: SEED_PAUSE_MIN,
             joins_since,
             source,
             received: start,
@@ -660,7 +665,11 @@ impl Pair {
     /// This host's part is over.
     fn end(&mut self, core: &mut Core) {
         if self.may_rejoin() {
-            self.ended.get_or_insert(Ended::Rejoins(self.reason.clone()));
+            let why = match self.diverged.take() {
+                Some(how) => farewell(&Ended::Diverged(how)),
+                None => self.reason.clone(),
+            };
+            self.ended.get_or_insert(Ended::Rejoins(why));
             return;
         }
         let e = match (self.diverged.take(), self.interrupted) {

@@ -2,9 +2,9 @@
 //! that was given it says when its guest has caught up.
 
 use super::message::kind;
-use super::seed::{AGAIN, Seed, SeedMessage};
-use super::status::SeedProgress;
-use super::{Kind, Pair, Role, TOKEN_LINK, TOKEN_SEED};
+use super::seed::{Seed, SeedMessage};
+use super::status::{Milestone, SeedProgress};
+use super::{Kind, Pair, Role, SEED_PAUSE_MAX, SEED_PAUSE_MIN, TOKEN_LINK, TOKEN_SEED};
 use crate::engine::{Core, EngineError};
 use crate::failover::event::LinkEnd;
 use crate::failover::{self, Action};
@@ -48,7 +48,10 @@ impl Pair {
     pub(super) fn link_is_gone(&mut self) {
         self.peer_joins = false;
         self.peer_has_all = false;
-        self.end_seed();
+        if self.end_seed().is_some() {
+            self.seed_again = Instant::now() + self.seed_pause;
+            self.seed_pause = (2 * self.seed_pause).min(SEED_PAUSE_MAX);
+        }
         if self.leads() {
             self.out.borrow_mut().end_following();
         }
@@ -63,11 +66,12 @@ impl Pair {
         if self.decider.kind() == Kind::PrimaryPaired
             && let Some(s) = self.end_seed()
         {
+            self.seed_pause = SEED_PAUSE_MIN;
             let ms = now.saturating_duration_since(s.since).as_millis();
             self.board.event(&format!("{} was given the service's state: {} bytes, in sync after {ms} ms", self.settings.peer, s.sent));
         }
         if self.seed.is_none() && self.may_begin_seed(now) {
-            self.board.event(&format!("{} is given the service's state", self.settings.peer));
+            self.board.mark(Milestone::Seeding, &format!("{} is given the service's state", self.settings.peer));
             self.seed = Some(Seed::begin(now));
         }
         if self.seed.as_ref().is_some_and(Seed::is_begun) {
@@ -81,7 +85,7 @@ impl Pair {
         match sent {
             Ok(more) => Ok(more),
             Err(why) => {
-                self.give_up_seed(&why, now);
+                self.give_up_seed(&why);
                 Ok(false)
             }
         }
@@ -150,8 +154,7 @@ impl Pair {
     }
 
     /// The other host must begin anew, and does when its link is gone.
-    fn give_up_seed(&mut self, why: &str, now: Instant) {
-        self.seed_again = now + AGAIN;
+    fn give_up_seed(&mut self, why: &str) {
         let text = format!("{} can't be given the service's state: {why}; trying again", self.settings.peer);
         tracing::error!("{text}");
         self.board.event(&text);

@@ -13,14 +13,12 @@ use crate::link::Link;
 use crate::snapshot::stream::{Chunks, Next};
 use ft_log::codec::Writer;
 use serde::{Deserialize, Serialize};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Of the snapshot, sent and not yet used by the other host. Bounds what it must hold.
 pub const WINDOW_BYTES: u64 = 4 << 20;
 /// Chunks that are sent before others have their turn.
 const CHUNKS_PER_TURN: usize = 4;
-/// After an attempt that failed.
-pub const AGAIN: Duration = Duration::from_secs(5);
 
 /// [`kind::SEED`]. What [`kind::SEED_EVENT`] and [`kind::SEED_BIRTH`] add follows at once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

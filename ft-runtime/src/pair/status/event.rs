@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Events that are kept for who asks later.
 const EVENTS_MAX: usize = 1024;
 
-/// The steps of a takeover, in the order in which they are expected.
+/// The steps of a takeover, and of making the pair whole again, in the order in which they are expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Milestone {
@@ -24,10 +24,14 @@ pub enum Milestone {
     AddressUp,
     /// The first byte of this host to a client.
     FirstByte,
+    /// Another host begins to be given the service's state.
+    Seeding,
+    /// It is the backup.
+    Protected,
 }
 
 impl Milestone {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Detected,
         Self::Claimed,
         Self::Replayed,
@@ -35,6 +39,8 @@ impl Milestone {
         Self::Live,
         Self::AddressUp,
         Self::FirstByte,
+        Self::Seeding,
+        Self::Protected,
     ];
 }
 
@@ -49,6 +55,8 @@ impl fmt::Display for Milestone {
             Self::Live => "live",
             Self::AddressUp => "address-up",
             Self::FirstByte => "first-byte",
+            Self::Seeding => "seeding",
+            Self::Protected => "protected",
         })
     }
 }
