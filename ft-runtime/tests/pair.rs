@@ -374,6 +374,31 @@ fn hosts_of_a_pair_take_over_from_each_other_in_turn() {
     assert_eq!(of("alpha").lines().count(), 3, "{}", of("alpha"));
 }
 
+/// Both hosts in turn, under load: no connection breaks, nothing is lost; and where it can't be, it is said why.
+#[test]
+fn a_person_moves_the_service_from_host_to_host() {
+    let (rig, address) = Rig::up_patient("switch");
+    let client = rig.client(&address);
+    let switchover = |host: &str| {
+        let o = rig.ft("exec").args([host, "--", "/usr/local/bin/ft", "switchover"]).output().unwrap();
+        (o.status.success(), String::from_utf8(o.stdout).unwrap() + &String::from_utf8(o.stderr).unwrap())
+    };
+    for (from, to) in [("alpha", "beta"), ("beta", "alpha")] {
+        std::thread::sleep(FAULT_AFTER / 2);
+        let (done, said) = switchover(from);
+        assert!(done && said.contains(&format!("{to} serves in term")), "{said}");
+        rig.expect_whole(to);
+    }
+    rig.expect_all_kept(client);
+    let (done, said) = switchover("beta");
+    assert!(!done && said.contains("this host does not serve at the moment"), "{said}");
+    rig.fault("beta", "kill-host");
+    rig.wait_until(|r| r.state("alpha") == "alone");
+    let (done, said) = switchover("alpha");
+    assert!(!done && said.contains("could not take over: there is no backup"), "{said}");
+    assert_eq!(rig.primaries(), ["alpha"]);
+}
+
 /// What the backup takes the primary's death for, with the primary's guard as it is or killed before.
 fn takes_a_killed_engine_for(name: &str, guarded: bool, said: &str) {
     let (rig, _) = Rig::up_patient(name);

@@ -6,7 +6,7 @@ use ft_runtime::failover::arbiter::witness::command as witness;
 use ft_runtime::record::{self, Record, Server};
 use ft_runtime::config::Config;
 use ft_runtime::pair::guard;
-use ft_runtime::pair::status::command::{EventsArgs, ForceArgs, StatusArgs};
+use ft_runtime::pair::status::command::{EventsArgs, ForceArgs, StatusArgs, SwitchoverArgs};
 use ft_runtime::replay::Replay;
 use ft_runtime::rig::cli::Rig;
 use ft_runtime::start::{EXIT_FT, Error, Show};
@@ -40,6 +40,8 @@ enum Command {
     Events(EventsArgs),
     /// Have this host serve alone where nothing can decide it: by your word that the other host is off.
     Force(ForceArgs),
+    /// Have the other host of a pair serve, and this one protect it: for maintenance. No client's connection breaks.
+    Switchover(SwitchoverArgs),
     /// Make this host's key for the link to its peer, and print the public key, which the peer is configured with.
     Keygen(Keygen),
     /// Keep, on a third machine, the record of who serves: the vote that decides between two hosts.
@@ -182,6 +184,7 @@ fn run(cli: Cli) -> Result<i32, Error> {
         Command::Status(a) => Ok(a.run().map(|()| 0)?),
         Command::Events(a) => Ok(a.run().map(|()| 0)?),
         Command::Force(a) => Ok(a.run().map(|()| 0)?),
+        Command::Switchover(a) => Ok(a.run().map(|()| 0)?),
         Command::Run(r) => record::solo(&r.guest.server(), &Show { trace: r.guest.trace, calls: r.calls }),
         Command::Record(r) => Record {
             output: r.output,

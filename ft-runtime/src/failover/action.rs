@@ -194,7 +194,10 @@ pub enum Stranded {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    SwitchoverNotBuilt,
+    /// This host does not serve, or holds back what it has to say.
+    SwitchoverElsewhere,
+    /// The other host could not go on; why.
+    Switchover(Stranded),
     ForceServes,
     ForceBusy,
 }
@@ -303,9 +306,10 @@ impl fmt::Display for Report {
             Self::ArbiterForgot => f.write_str(
                 "the arbiter went back to an older record: its answers are ignored; was its state file restored from a copy?",
             ),
-            Self::Refused(Refusal::SwitchoverNotBuilt) => {
-                f.write_str("refused: planned switchover is not available yet; to move the service stop `ft run` on the primary")
+            Self::Refused(Refusal::SwitchoverElsewhere) => {
+                f.write_str("refused: this host does not serve at the moment; ask where `ft status` says primary")
             }
+            Self::Refused(Refusal::Switchover(why)) => write!(f, "refused: the other host could not take over: {why}"),
             Self::Refused(Refusal::ForceServes) => f.write_str("refused: this host serves already"),
             Self::Refused(Refusal::ForceBusy) => {
                 f.write_str("refused: this host is already changing its role; see `ft status` and try again")

@@ -93,6 +93,8 @@ pub enum Yield {
     Diverged,
     ServiceNetLost,
     Shutdown,
+    /// The operator wants the other host to serve.
+    Switchover,
 }
 
 impl fmt::Display for Yield {
@@ -102,6 +104,7 @@ impl fmt::Display for Yield {
             Self::Diverged => "its server did something else than the backup's",
             Self::ServiceNetLost => "it has lost its service network",
             Self::Shutdown => "it is being stopped",
+            Self::Switchover => "the operator wants it so",
         })
     }
 }

@@ -278,6 +278,10 @@ impl Step for Serving {
                 return self.hand_over(cx, Yield::Shutdown, After::Fail(Failure::Shutdown));
             }
             Event::Operator(Command::Force) => cx.report(Report::Refused(Refusal::ForceServes)),
+            Event::Operator(Command::Switchover) => match self.stranded(cx) {
+                None => return self.hand_over(cx, Yield::Switchover, After::Join),
+                Some(why) => cx.report(Report::Refused(Refusal::Switchover(why))),
+            },
             _ => {}
         }
         State::Primary(self)
@@ -693,7 +697,7 @@ impl Yielding {
 
     /// This host's guest is well: it can go on if the other one can't.
     fn may_go_on(&self) -> bool {
-        self.why == Yield::ServiceNetLost
+        matches!(self.why, Yield::ServiceNetLost | Yield::Switchover)
     }
 
     fn give_up(self, cx: &mut Context, peer: Peer) -> State {

@@ -319,8 +319,8 @@ fn prelude(state: State, cx: &mut Context, event: Event) -> State {
                 None => state,
             };
         }
-        Event::Operator(Command::Switchover) => {
-            cx.report(Report::Refused(Refusal::SwitchoverNotBuilt));
+        Event::Operator(Command::Switchover) if !matches!(state, State::Primary(_)) => {
+            cx.report(Report::Refused(Refusal::SwitchoverElsewhere));
             return state;
         }
         _ => {}

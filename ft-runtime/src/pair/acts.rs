@@ -192,6 +192,9 @@ impl Pair {
             Report::Claiming { .. } => self.board.mark(Milestone::Detected, &text),
             Report::Live { .. } => self.board.mark(Milestone::Live, &text),
             Report::Protected { .. } => self.board.mark(Milestone::Protected, &text),
+            Report::Unprotected { .. } => self.board.mark(Milestone::Unprotected, &text),
+            Report::Deposed { .. } => self.board.mark(Milestone::Deposed, &text),
+            Report::Refused(_) => self.board.mark(Milestone::Refused, &text),
             _ => self.board.event(&text),
         }
         self.reason = text;

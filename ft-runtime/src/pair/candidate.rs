@@ -7,10 +7,11 @@ use super::meeting::{self, Ends, Meeting, SLEEP_MAX, wait};
 use super::message::{self, HEAD_BYTES, Heartbeat, kind};
 use super::run::timing;
 use super::start_message::StartMessage;
-use super::status::{Order, SeedProgress, Shown, StatusBoard};
+use super::status::{Milestone, SeedProgress, Shown, StatusBoard};
 use super::SILENCES_MAX;
 use crate::config::Config;
-use crate::failover::event::{Command, LinkEnd};
+use crate::failover::action::Report;
+use crate::failover::event::LinkEnd;
 use crate::failover::{Action, Event, Kind};
 use crate::guest::{Adoptee, Guest};
 use crate::link::Link;
@@ -241,8 +242,8 @@ impl<'a> Candidate<'a> {
     /// True: this host starts the service.
     fn decide(&mut self) -> Result<bool, Error> {
         let mut starts = false;
-        if let Some(Order::Force) = self.board.take_order() {
-            self.decider.tell(Event::Operator(Command::Force));
+        if let Some(order) = self.board.take_order() {
+            self.decider.tell(Event::Operator(order.command()));
         }
         self.decider.on_answer();
         while let Some(actions) = self.decider.next() {
@@ -257,7 +258,10 @@ impl<'a> Candidate<'a> {
                     Some(Action::Report(r)) => {
                         self.reason = r.to_string();
                         tracing::info!("{}", self.reason);
-                        self.board.event(&self.reason);
+                        match r {
+                            Report::Refused(_) => self.board.mark(Milestone::Refused, &self.reason),
+                            _ => self.board.event(&self.reason),
+                        }
                     }
                     // Without a guest and a gate there is nothing to hold, to drop or to take down.
                     _ => {}

@@ -137,6 +137,7 @@ pub fn encode_role(m: &Message, w: &mut Writer) {
                 Yield::Diverged => 1,
                 Yield::ServiceNetLost => 2,
                 Yield::Shutdown => 3,
+                Yield::Switchover => 4,
             };
             (6, [term.0, why])
         }
@@ -205,6 +206,7 @@ pub fn decode_role(b: &[u8]) -> Result<Message, DecodeError> {
                 1 => Yield::Diverged,
                 2 => Yield::ServiceNetLost,
                 3 => Yield::Shutdown,
+                4 => Yield::Switchover,
                 n => return Err(unknown(n)),
             };
             Message::TakeOver { term: Term(first), why }
@@ -240,7 +242,7 @@ mod tests {
             Message::InSync { term: Term(5) },
             Message::CannotTakeOver { term: Term(6) },
         ];
-        let yields = [Yield::GuestDied, Yield::Diverged, Yield::ServiceNetLost, Yield::Shutdown];
+        let yields = [Yield::GuestDied, Yield::Diverged, Yield::ServiceNetLost, Yield::Shutdown, Yield::Switchover];
         all.extend(yields.map(|why| Message::TakeOver { term: Term(2), why }));
         for why in [Drop::GuestDied, Drop::Diverged, Drop::Shutdown] {
             all.extend([Message::DropOut { why }, Message::Dismissed { why }]);
@@ -254,7 +256,7 @@ mod tests {
             assert!(decode_role(&b[..n - 1]).is_err());
             assert!(decode_role(&b[..=n]).is_err());
         }
-        for wrong in [[10, 0, 0], [0, 9, 0], [6, 0, 4], [8, 3, 0]] {
+        for wrong in [[10, 0, 0], [0, 9, 0], [6, 0, 5], [8, 3, 0]] {
             assert!(decode_role(&wrong).is_err(), "{wrong:?}");
         }
     }

@@ -47,7 +47,7 @@ use message::{HEAD_BYTES, Heartbeat, kind};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use seed::Seed;
 use start_message::StartMessage;
-use status::{Order, Progress, Shown, StatusBoard};
+use status::{Progress, Shown, StatusBoard};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
@@ -573,8 +573,8 @@ impl Pair {
         }
         self.show_progress(now);
         self.show_seed(now);
-        if let Some(Order::Force) = self.board.take_order() {
-            self.decider.tell(failover::Event::Operator(Command::Force));
+        if let Some(order) = self.board.take_order() {
+            self.decider.tell(failover::Event::Operator(order.command()));
         }
         if !self.has_link() {
             return;

@@ -518,6 +518,7 @@ impl World {
             Input::WhoHas => self.say_address(host)?,
             Input::Request { client, request, poison } => self.request(host, client, request, poison)?,
             Input::Force => self.host_event(host, Event::Operator(Command::Force))?,
+            Input::Switchover => self.host_event(host, Event::Operator(Command::Switchover))?,
             Input::GuestKilled => self.guest_dies(host)?,
             Input::Lags => self.host_event(host, Event::PeerLags)?,
             Input::ProbeService => {

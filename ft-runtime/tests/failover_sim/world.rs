@@ -136,6 +136,7 @@ pub enum Input {
     },
     GuestKilled,
     Force,
+    Switchover,
     Lags,
     ProbeService,
 }
@@ -362,11 +363,13 @@ enum Fault {
     ArbiterDown,
     Lag,
     Poison,
+    /// The operator wants the other host to serve, wherever that is asked.
+    Switchover,
     /// The operator of a host whose peer is off lets it serve. Only without an arbiter.
     Force,
 }
 
-const FAULTS: [Fault; 15] = [
+const FAULTS: [Fault; 16] = [
     Fault::KillEngine,
     Fault::KillHost,
     Fault::KillGuest,
@@ -382,6 +385,7 @@ const FAULTS: [Fault; 15] = [
     Fault::ArbiterDown,
     Fault::Lag,
     Fault::Poison,
+    Fault::Switchover,
 ];
 
 /// The faults under which a rule matters most, where it would take long to meet them by chance.
@@ -787,6 +791,7 @@ impl World {
             }
             Fault::Lag => self.later(host, 0, Input::Lags),
             Fault::Poison => {}
+            Fault::Switchover => self.later(host, 0, Input::Switchover),
             Fault::Force => {
                 if self.hosts[1 - host].machine.is_none() {
                     self.later(host, 0, Input::Force);

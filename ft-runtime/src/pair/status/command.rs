@@ -1,7 +1,7 @@
 //! `ft status` and `ft events`.
 
 use super::client::{Answer, AskError, ask, ask_line, find_socket, order};
-use super::{Event, Order, Request};
+use super::{Event, Milestone, Order, Request};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::io::{self, IsTerminal, Write};
@@ -59,6 +59,38 @@ pub struct ForceArgs {
 impl ForceArgs {
     pub fn run(self) -> Result<(), AskError> {
         order(&find_socket(self.socket)?, Order::Force)
+    }
+}
+
+#[derive(Args)]
+pub struct SwitchoverArgs {
+    /// The primary's control socket, as configured. Otherwise the only one in /run/ft.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl SwitchoverArgs {
+    /// Until the other host serves, or it is known that it won't.
+    pub fn run(self) -> Result<(), AskError> {
+        let path = find_socket(self.socket)?;
+        let refused = |why: String| AskError::Refused { socket: path.display().to_string(), why };
+        let mut last = 0;
+        for line in ask(&path, Request::Events { after: 0, follow: false })? {
+            last = serde_json::from_str::<Event>(&line?).map_or(last, |e| e.seq);
+        }
+        order(&path, Order::Switchover)?;
+        for line in ask(&path, Request::Events { after: last, follow: true })? {
+            let Ok(e) = serde_json::from_str::<Event>(&line?) else { continue };
+            match e.milestone {
+                Some(Milestone::Refused | Milestone::Unprotected) => return Err(refused(e.event)),
+                Some(Milestone::Deposed) => {
+                    println!("{}", e.event);
+                    return Ok(());
+                }
+                _ => {}
+            }
+        }
+        Err(refused("the engine ended; `ft status` on the other host says whether it serves".into()))
     }
 }
 

@@ -4,6 +4,7 @@
 //! harms nobody but itself. Files are the system's: who may connect is decided by the directory's mode.
 
 use super::StatusBoard;
+use crate::failover::event::Command;
 use crate::guest::Refusal;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,17 @@ pub enum Request {
 pub enum Order {
     /// Go on alone, by a person's word that the other host is off.
     Force,
+    /// Have the other host serve.
+    Switchover,
+}
+
+impl Order {
+    pub fn command(self) -> Command {
+        match self {
+            Self::Force => Command::Force,
+            Self::Switchover => Command::Switchover,
+        }
+    }
 }
 
 enum Line {

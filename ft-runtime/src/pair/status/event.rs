@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Events that are kept for who asks later.
 const EVENTS_MAX: usize = 1024;
 
-/// The steps of a takeover, and of making the pair whole again, in the order in which they are expected.
+/// What programs look for among events: first the steps of a takeover, in the order in which they are expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Milestone {
@@ -28,10 +28,16 @@ pub enum Milestone {
     Seeding,
     /// It is the backup.
     Protected,
+    /// There is no backup any more.
+    Unprotected,
+    /// The other host serves, and this one no longer does.
+    Deposed,
+    /// What a person asked for is not done.
+    Refused,
 }
 
 impl Milestone {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Detected,
         Self::Claimed,
         Self::Replayed,
@@ -41,6 +47,9 @@ impl Milestone {
         Self::FirstByte,
         Self::Seeding,
         Self::Protected,
+        Self::Unprotected,
+        Self::Deposed,
+        Self::Refused,
     ];
 }
 
@@ -57,6 +66,9 @@ impl fmt::Display for Milestone {
             Self::FirstByte => "first-byte",
             Self::Seeding => "seeding",
             Self::Protected => "protected",
+            Self::Unprotected => "unprotected",
+            Self::Deposed => "deposed",
+            Self::Refused => "refused",
         })
     }
 }
