@@ -5,6 +5,7 @@ mod clients;
 mod demo;
 mod e2e;
 mod faults;
+mod lines;
 mod load;
 mod lockstep;
 mod loops;
@@ -12,6 +13,7 @@ mod memory;
 mod mix;
 mod outage;
 mod recording;
+mod reseed;
 mod resp;
 mod rig;
 mod service;
@@ -40,6 +42,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Faults of all kinds under load, drawn from a seed: nothing may be lost, doubled or reset, and only one host sends.
     Faults(faults::FaultsArgs),
+    /// A pair that has lost its backup under load: how long until it has one again, and what clients notice of it.
+    Reseed(reseed::ReseedArgs),
     /// A pair under mixed load for long: no divergence, no takeover, no leak, no event.
     Soak(soak::SoakArgs),
     #[command(hide = true)]
@@ -172,6 +176,7 @@ fn main() -> ExitCode {
         Command::Loops(a) => run_loops(a),
         Command::Load(a) => load(&a),
         Command::Demo(a) => demo::run(&a),
+        Command::Reseed(a) => reseed::run(&a),
         Command::Faults(a) => faults::run(&a),
         Command::Soak(a) => soak::run(&a),
         Command::Mix(a) => soak::mix(&a),

@@ -5,7 +5,7 @@
 
 pub mod check;
 mod plan;
-mod results;
+pub mod results;
 mod system;
 mod table;
 

@@ -2,21 +2,19 @@
 //!
 //! Laws: a ratio or a difference is of two samples of one round; what could not be measured meets nothing.
 
-mod lines;
-
 use super::plan::{Asks, MIXED, Point, System};
 use super::results::{Machine, Spread};
 use super::system::{ENGINE, Running, SERVER};
 use super::{is_bad, trouble};
 use crate::clients::{Clients, Load};
 use crate::faults;
+use crate::lines::{self, Demand, Line};
 use crate::load::{Report, Span};
 use crate::memory::{self, Memory};
 use crate::outage;
 use crate::rig::child::{Child, Words};
 use crate::rig::{self, BACKUP, Ft, IN_MEMORY, PRIMARY, Rig, TAPPED, redis};
 use ft_runtime::config::Limits;
-use lines::{Demand, Line};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io;

@@ -6,8 +6,11 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// For a backup to become one that could take over.
+const SWITCHOVER_MAX: Duration = Duration::from_secs(10);
+const SWITCHOVER_AGAIN: Duration = Duration::from_millis(100);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// To the terminal's first line, and nothing below it.
 const HOME: &str = "\x1b[H\x1b[J";
@@ -73,25 +76,42 @@ impl SwitchoverArgs {
     /// Until the other host serves, or it is known that it won't.
     pub fn run(self) -> Result<(), AskError> {
         let path = find_socket(self.socket)?;
-        let refused = |why: String| AskError::Refused { socket: path.display().to_string(), why };
-        let mut last = 0;
-        for line in ask(&path, Request::Events { after: 0, follow: false })? {
-            last = serde_json::from_str::<Event>(&line?).map_or(last, |e| e.seq);
-        }
-        order(&path, Order::Switchover)?;
-        for line in ask(&path, Request::Events { after: last, follow: true })? {
-            let Ok(e) = serde_json::from_str::<Event>(&line?) else { continue };
-            match e.milestone {
-                Some(Milestone::Refused | Milestone::Unprotected) => return Err(refused(e.event)),
-                Some(Milestone::Deposed) => {
-                    println!("{}", e.event);
+        let end = Instant::now() + SWITCHOVER_MAX;
+        loop {
+            let refusal = match switchover(&path)? {
+                Ok(said) => {
+                    println!("{said}");
                     return Ok(());
                 }
-                _ => {}
+                Err(why) => why,
+            };
+            // A host that has just become the backup may not be sure yet that clients reach it.
+            let status = fields(&ask_line(&path, Request::Status)?);
+            let is = |key: &str, value: &str| status.get(key).is_some_and(|v| v == value);
+            if !is("role", "primary") || !is("state", "protected") || Instant::now() > end {
+                return Err(AskError::Refused { socket: path.display().to_string(), why: refusal });
             }
+            std::thread::sleep(SWITCHOVER_AGAIN);
         }
-        Err(refused("the engine ended; `ft status` on the other host says whether it serves".into()))
     }
+}
+
+/// One attempt: what the engine says of it in the end.
+fn switchover(path: &Path) -> Result<Result<String, String>, AskError> {
+    let mut last = 0;
+    for line in ask(path, Request::Events { after: 0, follow: false })? {
+        last = serde_json::from_str::<Event>(&line?).map_or(last, |e| e.seq);
+    }
+    order(path, Order::Switchover)?;
+    for line in ask(path, Request::Events { after: last, follow: true })? {
+        let Ok(e) = serde_json::from_str::<Event>(&line?) else { continue };
+        match e.milestone {
+            Some(Milestone::Refused | Milestone::Unprotected) => return Ok(Err(e.event)),
+            Some(Milestone::Deposed) => return Ok(Ok(e.event)),
+            _ => {}
+        }
+    }
+    Ok(Err("the engine ended; `ft status` on the other host says whether it serves".into()))
 }
 
 impl StatusArgs {
