@@ -29,6 +29,7 @@ const SMALL_MAX: Duration = Duration::from_secs(5);
 const LARGE_MAX: Duration = Duration::from_secs(30);
 const LARGE_MIB: u64 = 500;
 const POLL: Duration = Duration::from_millis(20);
+const SETTLED: Duration = Duration::from_secs(2);
 const WHOLE_MAX: Duration = Duration::from_secs(60);
 /// What is said of a wait that was not noted: it was shorter than a millisecond.
 const NOTED_MS: f64 = 1.0;
@@ -157,6 +158,8 @@ fn fill(rig: &Rig, mb: u64, ft: &Ft) -> io::Result<()> {
     if said != ["OK"] {
         return Err(io::Error::other(format!("the server could not be filled: {}", said.join(" "))));
     }
+    // A machine that stood still over it may have moved the service, and that must be over.
+    ft.stop.sleep(SETTLED)?;
     whole(rig, ft).map(|_| ())
 }
 

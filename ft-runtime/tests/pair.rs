@@ -148,7 +148,7 @@ struct Rig(rigged::Rig);
 
 impl Rig {
     fn up(name: &str) -> (Self, String) {
-        Self::up_with(name, "", &[])
+        Self::up_as(name, "")
     }
 
     fn up_patient(name: &str) -> (Self, String) {
@@ -156,15 +156,15 @@ impl Rig {
     }
 
     fn up_as(name: &str, config: &str) -> (Self, String) {
-        Self::up_with(name, config, &[])
+        Self::up_with(name, config, &[], &[])
     }
 
-    fn up_with(name: &str, config: &str, options: &[&str]) -> (Self, String) {
+    fn up_with(name: &str, config: &str, options: &[&str], more: &[&str]) -> (Self, String) {
         let redis = Command::new("redis-server").arg("--version").output().is_ok();
         assert!(redis, "needs redis-server: scripts/setup");
         let server = ["redis-server", "--port", "6379", "--bind", "0.0.0.0", "--protected-mode", "no"];
         let files = ["--appendonly", "yes", "--dir", "/var/lib/redis"];
-        let rig = Self(rigged::Rig::up(name, config, options, &[&server[..], &files].concat()));
+        let rig = Self(rigged::Rig::up(name, config, options, &[&server[..], &files, more].concat()));
         let address = format!("{}:6379", rig.address);
         (rig, address)
     }
@@ -204,7 +204,7 @@ fn survives(name: &str, fault: Option<(&str, &str)>, serves: &str) {
 }
 
 fn survives_with(name: &str, options: &[&str], fault: Option<(&str, &str)>, serves: &str) {
-    let (rig, address) = Rig::up_with(name, "", options);
+    let (rig, address) = Rig::up_with(name, "", options, &[]);
     assert_eq!(rig.primaries(), ["alpha"]);
     let client = rig.client(&address);
     if let Some((host, kind)) = fault {
@@ -374,6 +374,54 @@ fn hosts_of_a_pair_take_over_from_each_other_in_turn() {
     assert_eq!(of("alpha").lines().count(), 3, "{}", of("alpha"));
 }
 
+/// A pair with so much state that its transfer takes seconds; and the transfer to beta is under way.
+fn in_the_middle_of_a_transfer(name: &str) -> (Rig, String) {
+    let (rig, address) = Rig::up_with(name, PATIENT, &[], &["--enable-debug-command", "yes"]);
+    let host = address.split(':').next().unwrap();
+    rig.exec("client", &["redis-cli", "-h", host, "DEBUG", "POPULATE", "300000", "key", "1000"]);
+    rig.exec("client", &["redis-cli", "-h", host, "SET", "told", "1"]);
+    rig.fault("beta", "kill-guest");
+    rig.wait_until(|r| r.exec("beta", &["/usr/local/bin/ft", "status", "-o", "json"]).contains("seed_bytes"));
+    (rig, address)
+}
+
+fn get(rig: &rigged::Rig, address: &str, key: &str) -> String {
+    let host = address.split(':').next().unwrap();
+    let o = rig.ft("exec").args(["client", "--", "redis-cli", "-h", host, "GET", key]).output().unwrap();
+    String::from_utf8_lossy(&o.stdout).trim().to_owned()
+}
+
+#[test]
+fn a_link_that_breaks_in_the_middle_of_a_transfer_delays_it() {
+    let (rig, address) = in_the_middle_of_a_transfer("midlink");
+    rig.fault("beta", "cut-link");
+    rig.wait_until(|r| r.events("beta").contains("the service's state did not come"));
+    assert_eq!((rig.primaries(), get(&rig, &address, "told")), (vec!["alpha".into()], "1".into()));
+    rig.fault("beta", "heal-link");
+    rig.expect_whole("alpha");
+}
+
+#[test]
+fn a_host_that_dies_in_the_middle_of_a_transfer_is_given_the_state_when_it_is_back() {
+    let (rig, address) = in_the_middle_of_a_transfer("midhost");
+    rig.fault("beta", "kill-host");
+    assert_eq!((rig.primaries(), get(&rig, &address, "told")), (vec!["alpha".into()], "1".into()));
+    rig.fault("beta", "revive-host");
+    rig.expect_whole("alpha");
+}
+
+/// Nobody else has the state, and nobody pretends to: the host that has the files starts the service when it is back.
+#[test]
+fn a_primary_that_dies_in_the_middle_of_a_transfer_is_waited_for() {
+    let (rig, address) = in_the_middle_of_a_transfer("midprimary");
+    rig.fault("alpha", "kill-host");
+    rig.wait_until(|r| r.events("beta").contains("the service's state did not come"));
+    assert_eq!(rig.primaries(), [] as [String; 0]);
+    rig.fault("alpha", "revive-host");
+    rig.wait_until(|r| r.primaries() == ["alpha"] && get(r, &address, "told") == "1");
+    rig.expect_whole("alpha");
+}
+
 /// Both hosts in turn, under load: no connection breaks, nothing is lost; and where it can't be, it is said why.
 #[test]
 fn a_person_moves_the_service_from_host_to_host() {
@@ -429,7 +477,7 @@ fn clients_keep_everything_when_the_host_is_killed() {
 
 /// The old primary's host, with what it wrote still on its disk, or without.
 fn comes_back(name: &str, options: &[&str], wipe: bool) {
-    let (rig, address) = Rig::up_with(name, "", options);
+    let (rig, address) = Rig::up_with(name, "", options, &[]);
     rig.exec("alpha", &["touch", "/etc/mark"]);
     let client = rig.client(&address);
     std::thread::sleep(FAULT_AFTER);
@@ -572,7 +620,7 @@ fn arbiter_files_that_hang_are_missed_and_hold_up_nobody() {
 
 #[test]
 fn a_server_that_came_by_itself_ends_on_both_hosts_when_its_process_is_told_to() {
-    let (rig, _) = Rig::up_with("prterm", "", &["--preload"]);
+    let (rig, _) = Rig::up_with("prterm", "", &["--preload"], &[]);
     let o = rig.ft("exec").args(["alpha", "--", "sh", "-c", "kill -TERM $(pgrep -x redis-server)"]).output().unwrap();
     assert!(o.status.success(), "{o:?}");
     for host in ["alpha", "beta"] {
@@ -803,7 +851,7 @@ fn a_slow_link_makes_clients_wait_and_nothing_else() {
 }
 
 fn with_small_disks(name: &str) -> (Rig, String) {
-    Rig::up_with(name, "", &["--disk", "64"])
+    Rig::up_with(name, "", &["--disk", "64"], &[])
 }
 
 #[test]

@@ -59,6 +59,15 @@ impl Starting {
         self.decide(cx)
     }
 
+    /// Whether the arbiter has a record of the service; `None`: it has not said so yet.
+    pub(super) fn has_record(&self) -> Option<bool> {
+        match self.record {
+            Seen::Nothing => None,
+            Seen::Absent => Some(false),
+            Seen::Record(_) => Some(true),
+        }
+    }
+
     fn learn(&mut self, heard: &Heard) {
         self.record = heard.record().map_or(Seen::Absent, |r| Seen::Record(*r));
     }

@@ -238,6 +238,16 @@ impl Machine {
         self.cx.service == ServiceNet::Sound && (!self.cx.votes() || self.cx.book.is_reachable())
     }
 
+    /// Whether the arbiter knows whose files are the service's; `None`: it has not answered this host, which starts. Without
+    /// an arbiter nobody does.
+    pub fn has_record(&self) -> Option<bool> {
+        match &self.state {
+            _ if !self.cx.votes() => Some(false),
+            State::Starting(s) => s.has_record(),
+            _ => Some(true),
+        }
+    }
+
     /// Output waits for the peer, and the arbiter has the peer in the set.
     pub fn is_protected(&self) -> bool {
         self.kind() == Kind::PrimaryPaired

@@ -204,6 +204,9 @@ fn install_rules(net: &ServiceNet) -> Result<(Rules, Option<Passes>), GateError>
 impl Drop for Gate {
     fn drop(&mut self) {
         self.lease.close();
+        if let Err(e) = self.net.take_down() {
+            tracing::warn!("{e}");
+        }
     }
 }
 

@@ -199,6 +199,7 @@ const INHERITED: [&str; 16] = [
 /// Linux's numbers (`linux/rtnetlink.h`, `if_link.h`, `if_addr.h`).
 mod rt {
     pub const NEWLINK: u16 = 16;
+    pub const DELLINK: u16 = 17;
     pub const GETLINK: u16 = 18;
     pub const NEWADDR: u16 = 20;
     pub const NEWROUTE: u16 = 24;
@@ -399,6 +400,16 @@ impl ServiceNet {
     /// See [`Namespace::within`].
     pub fn within<R>(&self, f: impl FnOnce() -> R) -> io::Result<R> {
         self.namespace.within(f)
+    }
+
+    /// The interface goes at once, and what any socket still says with it. Whoever makes another one may need its address.
+    pub fn take_down(&self) -> Result<(), GateError> {
+        in_namespace(&self.namespace, || {
+            let mut r = Request::new();
+            r.message(rt::DELLINK, 0, &interface_message(self.interface, 0, 0));
+            let taken = route_socket()?.ask(&mut r, |_, _| {});
+            taken.map_err(GateError::system("taking the service's interface down"))
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! While a host serves alone, a thread of its own looks for another one that could be its backup.
 
-use super::meeting::{Ends, Meeting, RETRY, wait};
+use super::meeting::{Ends, Meeting, Met, RETRY, wait};
 use super::status::StatusBoard;
 use crate::link::Link;
 use crate::start::Error;
@@ -79,7 +79,7 @@ fn look(mut meeting: Meeting, board: &StatusBoard, ends: &Ends, asked: &Receiver
     while asked.recv().is_ok() {
         loop {
             match meeting.look(ends) {
-                Ok(Some(link)) => {
+                Ok(Some(Met { link, .. })) => {
                     board.event(&format!("linked with {}", meeting.peer_name));
                     if to.send(link).is_err() {
                         return;

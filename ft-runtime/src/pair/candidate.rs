@@ -3,7 +3,7 @@
 
 use super::decider::Decider;
 use super::join::{Joined, Receiving};
-use super::meeting::{self, Ends, Meeting, SLEEP_MAX, wait};
+use super::meeting::{self, Ends, Meeting, Met, SLEEP_MAX, refuse, wait};
 use super::message::{self, HEAD_BYTES, Heartbeat, kind};
 use super::run::timing;
 use super::start_message::StartMessage;
@@ -39,7 +39,11 @@ pub struct Candidate<'a> {
     board: &'a StatusBoard,
     decider: &'a mut Decider,
     meeting: &'a mut Meeting,
+    /// The peer is there; whether it can be spoken to is to be found out.
+    met: Option<Met>,
     link: Option<Link>,
+    /// The peer has other files than this host.
+    apart: bool,
     /// The peer serves, and gives this host its state.
     receiving: Option<Receiving>,
     /// When the peer was heard last, and when it is told next that this host is there.
@@ -69,7 +73,9 @@ impl<'a> Candidate<'a> {
             board,
             decider,
             meeting,
+            met: None,
             link: None,
+            apart: false,
             receiving: None,
             heard_at: now,
             heartbeat_at: now,
@@ -83,19 +89,21 @@ impl<'a> Candidate<'a> {
     pub fn wait_for_part(mut self) -> Result<(Part, Option<Adoptee>), Error> {
         loop {
             if self.link.is_none()
-                && let Some(link) = self.meeting.look(self.ends)?
+                && self.met.is_none()
+                && let Some(met) = self.meeting.look(self.ends)?
             {
                 self.board.event(&format!("linked with {}", self.config.peer.name));
-                self.link = Some(link);
-                self.heard_at = Instant::now();
-                self.decider.tell(Event::LinkUp);
+                self.met = Some(met);
             }
+            self.take_up()?;
             if let Some(start) = self.hear()? {
                 let link = self.link.take().expect("it came over the link");
                 return Ok((Part::Follows(link, start), self.adoptee));
             }
             if self.decide()? {
-                return Ok((Part::Starts(self.link), self.adoptee));
+                // The other one comes back for what it lacks.
+                let link = self.link.filter(|_| !self.apart);
+                return Ok((Part::Starts(link), self.adoptee));
             }
             self.keep_company();
             if let Some(part) = self.look_at_guest() {
@@ -116,6 +124,29 @@ impl<'a> Candidate<'a> {
             fds.extend(self.receiving.as_ref().map(|r| (r.fd(), PollFlags::POLLIN)));
             wait(&fds, self.ends, until)?;
         }
+    }
+
+    /// Hosts with different files can't start together; one alone can, whose files the arbiter knows to be the service's, and
+    /// the other one is given them.
+    fn take_up(&mut self) -> Result<(), Error> {
+        let Some(met) = &mut self.met else { return Ok(()) };
+        if let Some(text) = &met.apart {
+            match self.decider.has_record() {
+                None => return Ok(()),
+                Some(true) => {}
+                Some(false) => {
+                    refuse(&mut met.link, text)?;
+                    return Err(Error::Refused(text.clone()));
+                }
+            }
+        }
+        if let Some(Met { link, apart }) = self.met.take() {
+            self.apart = apart.is_some();
+            self.link = Some(link);
+            self.heard_at = Instant::now();
+            self.decider.tell(Event::LinkUp);
+        }
+        Ok(())
     }
 
     /// What the peer says. `Some`: its guest starts, and ours with it.

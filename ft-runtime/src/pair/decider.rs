@@ -46,6 +46,10 @@ impl Decider {
         self.machine().would_serve()
     }
 
+    pub fn has_record(&self) -> Option<bool> {
+        self.machine().has_record()
+    }
+
     pub fn tell(&mut self, e: Event) {
         self.events.push_back(e);
     }

@@ -4,7 +4,7 @@
 use super::message::{self, kind};
 use crate::config::{Config, Start};
 use crate::failover;
-use crate::link::hello::{Hello, HelloReader, Subject, clock_difference, differences};
+use crate::link::hello::{Hello, HelloReader, Item, Subject, clock_difference, differences};
 use crate::link::{Keys, Link, LinkError, Listener, PrivateKey, PublicKey};
 use crate::start::{Error, Surroundings, io_error};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -125,6 +125,13 @@ pub fn refuse(link: &mut Link, why: &str) -> Result<(), LinkError> {
 }
 
 
+/// The other host.
+pub struct Met {
+    pub link: Link,
+    /// It has other files than this one, and neither serves: they can't both start from what they have. How they differ.
+    pub apart: Option<String>,
+}
+
 /// One host's side of every meeting with the other.
 pub struct Meeting {
     keys: Keys,
@@ -179,7 +186,7 @@ impl Meeting {
     }
 
     /// Looks for the other host, once. An error: it is there, and the two can't run in lockstep.
-    pub fn look(&mut self, ends: &Ends) -> Result<Option<Link>, Error> {
+    pub fn look(&mut self, ends: &Ends) -> Result<Option<Met>, Error> {
         let link = match &self.listener {
             Some(l) => match l.accept(&self.keys)? {
                 None => return Ok(None),
@@ -189,14 +196,14 @@ impl Meeting {
             None => Link::connect(self.peer, &self.keys),
         };
         self.look_again = Instant::now() + RETRY;
-        let met = link.map_err(Error::Link).and_then(|l| bring_up(l, ends)).and_then(|mut l| {
-            self.compare(&mut l, ends)?;
-            Ok(l)
+        let met = link.map_err(Error::Link).and_then(|l| bring_up(l, ends)).and_then(|mut link| {
+            let apart = self.compare(&mut link, ends)?;
+            Ok(Met { link, apart })
         });
         match met {
-            Ok(link) => {
+            Ok(met) => {
                 self.said = None;
-                Ok(Some(link))
+                Ok(Some(met))
             }
             Err(Error::Link(e)) => {
                 let e = e.to_string();
@@ -210,8 +217,9 @@ impl Meeting {
         }
     }
 
-    /// What both hosts must have in common. Both compare, both refuse.
-    fn compare(&mut self, link: &mut Link, ends: &Ends) -> Result<(), Error> {
+    /// What both hosts must have in common. Both compare, both refuse. `Some`: only what their state directories hold
+    /// differs, and how.
+    fn compare(&mut self, link: &mut Link, ends: &Ends) -> Result<Option<String>, Error> {
         let mut ours = self.hello.clone();
         let mut theirs = exchange(link, &ours, ends)?;
         if !ours.serves && !theirs.serves {
@@ -225,10 +233,13 @@ impl Meeting {
         let clock = serde_json::from_slice(&clock).map_err(|e| Error::Refused(format!("the other host's clock: {e}")))?;
         found.extend(clock_difference(SystemTime::now(), clock));
         if found.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let list: Vec<String> = found.iter().map(ToString::to_string).collect();
         let text = format!("the hosts can't run in lockstep:\n  {}", list.join("\n  "));
+        if found.iter().all(|d| matches!(d.item, Item::StateDirectory(_))) {
+            return Ok(Some(text));
+        }
         refuse(link, &text)?;
         Err(Error::Refused(text))
     }
