@@ -28,7 +28,7 @@ const NOT_THE_SERVICES: [&str; 9] = [
 const OURS: &[u8] = b"FT_";
 /// What a program is told of sockets that were opened for it.
 const GIVEN_SOCKETS: &str = "LISTEN_FDS";
-const SHOWN: Shown = Shown {
+pub const AWAITS_PROGRAM: Shown = Shown {
     role: "starting",
     state: "waiting for the program: FT_SOCKET=THIS LD_PRELOAD=libft_shim.so COMMAND",
     term: 0,
@@ -43,7 +43,7 @@ pub struct Program {
 
 /// For programs that come to the board's control socket. Before that is opened: the first may be there at once.
 pub fn open_reception(board: &StatusBoard) -> Result<Arc<Reception>, Error> {
-    board.set(SHOWN);
+    board.set(AWAITS_PROGRAM);
     board.open_reception().map_err(io_error("getting ready for the program"))
 }
 

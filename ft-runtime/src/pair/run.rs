@@ -29,7 +29,7 @@ use crate::gate;
 use crate::gate::namespace::Namespace;
 use crate::guest::{self, Adoptee, Guest, ShimImage, launch};
 use crate::link::Link;
-use crate::preload::{Program, await_program, open_reception};
+use crate::preload::{AWAITS_PROGRAM, Program, await_program, open_reception};
 use crate::probe::{self, Probe};
 use crate::snapshot::taker::Taker;
 use crate::snapshot::tree::leave_unfinished;
@@ -39,6 +39,7 @@ use crate::tap::{self, TapError};
 use ft_log::shared::role;
 use sha2::{Digest, Sha256};
 use std::ffi::OsString;
+use std::io;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
@@ -181,9 +182,36 @@ fn try_tap(link: &mut Link, world: &World, c: &Config, leads: bool, ends: &Ends)
 /// This thread, on which heartbeats and leases depend, before others that want the processor. The guest is not of it.
 fn go_first() {
     const NICE: i32 = -10;
+    if let Err(e) = set_nice(NICE) {
+        tracing::warn!("the engine has no precedence on the processor: {e}");
+    }
+}
+
+/// Of this thread, and of what it starts.
+fn set_nice(nice: i32) -> io::Result<()> {
     // SAFETY: no pointers. 0 is the calling thread.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
-        tracing::warn!("the engine has no precedence on the processor: {}", std::io::Error::last_os_error());
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// What this thread was before it became an engine.
+struct Home {
+    network: Namespace,
+    nice: i32,
+}
+
+impl Home {
+    fn here() -> io::Result<Self> {
+        // SAFETY: no pointers. 0 is the calling thread, which exists.
+        let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+        Ok(Self { network: Namespace::current()?, nice })
+    }
+
+    fn back(&self) -> io::Result<()> {
+        self.network.enter()?;
+        set_nice(self.nice)
     }
 }
 
@@ -204,10 +232,10 @@ pub fn run(c: &Config) -> Result<i32, Error> {
     let _control = ControlSocket::open(&c.control.socket, board.clone())
         .map_err(io_error(format!("the control socket {}", c.control.socket.display())))?;
     let mut pause = PAUSE_MIN;
-    let home = Namespace::current().map_err(io_error("this thread's network namespace"))?;
+    let home = Home::here().map_err(io_error("this thread's network namespace"))?;
     loop {
-        // A part that has ended leaves this thread in the service's.
-        home.enter().map_err(io_error("entering the host's network namespace"))?;
+        // A part that has ended leaves this thread as an engine.
+        home.back().map_err(io_error("leaving the service's network namespace"))?;
         let began = Instant::now();
         match live(c, reception.as_deref(), &signals, &board)? {
             Life::Over(status) => return Ok(status),
@@ -236,6 +264,7 @@ fn live(c: &Config, reception: Option<&Reception>, signals: &OwnedFd, board: &St
     let Some(reception) = reception else {
         return run_service(c, surroundings(c)?, None, dup(signals)?, board.clone());
     };
+    board.set(AWAITS_PROGRAM);
     let Program { adoptee, refusal, surroundings } = await_program(reception, board, signals, c.monitor.memory_every)?;
     board.set(Shown::of(Kind::Starting, 0));
     let s = as_configured(c, surroundings);
