@@ -227,6 +227,10 @@ impl Meeting {
             theirs = exchange(link, &ours, ends)?;
         }
         let mut found = differences(&ours, &theirs);
+        if ours.kernel_release != theirs.kernel_release && found.is_empty() {
+            let [here, there] = [&ours, &theirs].map(|h| h.kernel_release.clone());
+            tracing::warn!("kernel {here} here, {there} on {}: let it be for an update of both only", self.peer_name);
+        }
         // Both are here now and have nothing else to do: what passes from one to the other is on its way only.
         say(link, kind::CLOCK, &SystemTime::now())?;
         let clock = hear(link, kind::CLOCK, ends, &mut |_| {})?;

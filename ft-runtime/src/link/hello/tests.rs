@@ -171,11 +171,12 @@ fn scripts_and_static_programs() {
 }
 
 #[test]
-fn what_a_running_service_has_written_is_no_difference() {
+fn neither_what_a_running_service_has_written_nor_a_newer_kernel_keeps_a_host_from_joining() {
     let ours = sample();
     let mut theirs = sample();
     theirs.state_dirs[0].sha256 = "cc".into();
-    assert_eq!(differences(&ours, &theirs).len(), 1);
+    theirs.kernel_release.push_str("-newer");
+    assert_eq!(differences(&ours, &theirs).len(), 2);
     theirs.serves = true;
     assert_eq!((differences(&ours, &theirs), differences(&theirs, &ours)), (vec![], vec![]));
     theirs.state_dirs[0].path = OsStr::new("/elsewhere").into();
