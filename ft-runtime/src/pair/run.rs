@@ -356,7 +356,11 @@ fn run_service(
     let mut decider = decider(c)?;
     let pidfd = adoptee.as_ref().map(|a| a.pidfd.try_clone()).transpose();
     let ends = Ends { signals, program: pidfd.map_err(io_error("duplicating a descriptor"))? };
-    let mut meeting = Meeting::new(c, &s, adoptee.as_ref().map(|a| a.pid))?;
+    let mut meeting = Meeting::new(c, &s, adoptee.as_ref().map(|a| a.pid)).or_else(|e| {
+        // Of a program that has ended nothing can be read, and that is what there is to say.
+        wait(&[], &ends, Instant::now())?;
+        Err(e)
+    })?;
     let candidate = Candidate::new(c, adoptee, &ends, &board, &mut decider, &mut meeting);
     let (part, adoptee) = candidate.wait_for_part()?;
     let Begun { guest, mut link, leads, start, joined } = begin(c, &s, part, adoptee, &mut decider, &ends)?;
