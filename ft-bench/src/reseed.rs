@@ -224,12 +224,11 @@ fn reseed(rig: &Rig, mb: u64, ft: &Ft) -> io::Result<Reseeded> {
     let fault_us = rig.fault(loses, "kill-guest")?.at_us();
     let seen = finish(clients, before + most)?;
     let events = rig.events(serves);
-    let after = |m: Milestone| {
-        let since = events.iter().filter(|e: &&Event| e.at_us >= fault_us);
-        since.filter(|e| e.milestone == Some(m)).map(|e| e.at_us).next_back()
+    let first = |m: Milestone, since: u64| {
+        events.iter().filter(|e: &&Event| e.at_us >= since && e.milestone == Some(m)).map(|e| e.at_us).next()
     };
-    let (Some(begin), Some(end)) = (after(Milestone::Seeding), after(Milestone::Protected).filter(|at| Some(*at) > after(Milestone::Seeding)))
-    else {
+    let begin = first(Milestone::Seeding, fault_us);
+    let (Some(begin), Some(end)) = (begin, begin.and_then(|at| first(Milestone::Protected, at))) else {
         return Err(io::Error::other(format!("not protected again within {} s; {}", most.as_secs(), rig.last_events())));
     };
     let time = end - begin;
