@@ -112,13 +112,16 @@ impl<'a> Candidate<'a> {
             let mut until = Instant::now() + SLEEP_MAX;
             until = self.decider.deadline().map_or(until, |at| until.min(at));
             let mut fds = Vec::new();
-            match (&self.link, self.meeting.waits_for()) {
-                (Some(l), _) => {
-                    fds.push((l.fd(), meeting::flags(l)));
+            if let Some(l) = &self.link {
+                fds.push((l.fd(), meeting::flags(l)));
+                if self.decider.kind() == Kind::Joining {
                     until = until.min(self.heartbeat_at);
                 }
-                (None, Ok(fd)) => fds.push((fd, PollFlags::POLLIN)),
-                (None, Err(look_again)) => until = until.min(look_again),
+            } else if self.met.is_none() {
+                match self.meeting.waits_for() {
+                    Ok(fd) => fds.push((fd, PollFlags::POLLIN)),
+                    Err(look_again) => until = until.min(look_again),
+                }
             }
             fds.extend(self.decider.fd().map(|fd| (fd, PollFlags::POLLIN)));
             fds.extend(self.receiving.as_ref().map(|r| (r.fd(), PollFlags::POLLIN)));
