@@ -46,10 +46,10 @@ fn a_port_in_use_is_the_servers_to_tell() {
     assert_eq!((o.status.code(), said(&o).as_str()), (Some(98), "Address already in use\n"));
 }
 
-/// A host whose kernel answers one call with an error, whatever it can do really.
-fn without(call: libc::c_long, first_argument: u32, errno: i32) -> Output {
+/// `program` on a host whose kernel answers one call with an error, whatever it can do really.
+fn without(call: libc::c_long, first_argument: u32, errno: i32, program: &str) -> Output {
     let mut c = Command::new(FT);
-    c.args(["run", "--solo", "--", "true"]).stdin(Stdio::null());
+    c.args(["run", "--solo", "--", program]).stdin(Stdio::null());
     let op = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     const NUMBER_AT: u32 = 0;
     const ARGUMENT_AT: u32 = 16;
@@ -77,10 +77,26 @@ fn without(call: libc::c_long, first_argument: u32, errno: i32) -> Output {
 
 #[test]
 fn a_kernel_or_processor_that_lacks_a_feature_is_refused_by_its_name() {
-    let o = without(libc::SYS_prctl, 59, libc::EINVAL);
+    let o = without(libc::SYS_prctl, 59, libc::EINVAL, "true");
     refused(&o, &["this host cannot run guests", "Syscall User Dispatch", "CONFIG_GENERIC_ENTRY"]);
-    let o = without(libc::SYS_arch_prctl, 0x1012, libc::ENODEV);
-    refused(&o, &["this host cannot run guests", "trap cpuid", "hypervisor must pass it on"]);
+}
+
+/// Prints what must not be seen: RDRAND, a hypervisor, the processor's number.
+const CPUID_READER: &str = "#include <cpuid.h>\n#include <stdio.h>\nint main(void) { unsigned a, b, c, d; __cpuid(1, a, b, c, d); \
+     printf(\"%d %d %d\\n\", c >> 30 & 1, c >> 31, b >> 24); return 0; }\n";
+
+#[test]
+fn cpuid_is_masked_also_where_the_processor_cannot_trap_it() {
+    const ARCH_SET_CPUID: u32 = 0x1012;
+    let dir = tempfile::tempdir().unwrap();
+    let (source, program) = (dir.path().join("reader.c"), dir.path().join("reader"));
+    std::fs::write(&source, CPUID_READER).unwrap();
+    for how in ["-pie", "-no-pie", "-static", "-static-pie"] {
+        let built = Command::new("gcc").args(["-O1", how, "-o"]).args([&program, &source]).status().unwrap();
+        assert!(built.success());
+        let o = without(libc::SYS_arch_prctl, ARCH_SET_CPUID, libc::ENODEV, program.to_str().unwrap());
+        assert_eq!((o.status.code(), said(&o).as_str()), (Some(0), "0 0 0\n"), "{how}");
+    }
 }
 
 struct Host {

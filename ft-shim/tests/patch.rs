@@ -1,5 +1,6 @@
 //! What is said of instructions, functions and call sites, against another decoder and this machine's libraries.
 
+use ft_shim::kernel::cpuid;
 use ft_shim::trap::functions::{Function, Memory};
 use ft_shim::trap::instructions::{self, Flow, LENGTH_MAX, SYSCALL};
 use ft_shim::trap::patch::{self, JUMP_BYTES, Plan, SPAN_BYTES_MAX, STUB_BYTES};
@@ -110,6 +111,22 @@ fn libraries_decode_as_elsewhere() {
         let known = valid.iter().filter(|i| agree(i, l.bytes(&(i.ip()..i.ip() + i.len() as u64)))).count();
         assert!(known * 1000 >= valid.len() * 999, "{}: {known} of {}", l.path.display(), valid.len());
     }
+}
+
+#[test]
+fn every_cpuid_of_a_function_is_found_and_nothing_else_is_taken_for_one() {
+    let mut replaced = 0;
+    for l in libraries() {
+        let theirs: BTreeSet<u64> = l.instructions().iter().filter(|i| i.code() == Code::Cpuid).map(Instruction::ip).collect();
+        for at in cpuid::candidates(l.bytes(&l.text)).map(|i| l.text.start + i as u64) {
+            // Outside of functions are tables, in which a decoder finds anything.
+            let Some(f) = l.function_at(at) else { continue };
+            let found = cpuid::is_instruction(l.bytes(&f.range), (at - f.range.start) as usize);
+            assert_eq!(found, theirs.contains(&at), "{}: {at:#x}", l.path.display());
+            replaced += usize::from(found);
+        }
+    }
+    assert!(replaced > 50, "{replaced}");
 }
 
 proptest! {

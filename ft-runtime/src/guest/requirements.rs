@@ -8,8 +8,6 @@ use std::io;
 const KERNEL_MIN: (u32, u32) = (6, 9);
 const PR_SET_SYSCALL_USER_DISPATCH: libc::c_int = 59;
 const PR_SYS_DISPATCH_OFF: libc::c_ulong = 0;
-const ARCH_SET_CPUID: libc::c_ulong = 0x1012;
-const CPUID_WORKS: libc::c_ulong = 1;
 /// In AT_HWCAP2: programs may use rdfsbase and its like.
 const HWCAP2_FSGSBASE: libc::c_ulong = 1 << 1;
 
@@ -29,13 +27,6 @@ pub(crate) fn check() -> Result<(), LaunchError> {
         return missing(
             format!("Syscall User Dispatch (prctl says: {})", io::Error::last_os_error()),
             "have a kernel with CONFIG_GENERIC_ENTRY, and a container's seccomp profile that allows it",
-        );
-    }
-    // SAFETY: no pointers. cpuid works in this thread, and still does.
-    if unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_CPUID, CPUID_WORKS) } != 0 {
-        return missing(
-            format!("a processor that can trap cpuid, `cpuid_fault` in /proc/cpuinfo ({})", io::Error::last_os_error()),
-            "use Intel's since 2012 or AMD's since Zen 4; a hypervisor must pass it on, and a container allow arch_prctl",
         );
     }
     // SAFETY: takes a number and reads this process's own vector.

@@ -295,6 +295,9 @@ pub fn mmap(k: &mut Kernel, a: &Args) -> Reply {
     let shared = flags & MAP_SHARED_VALIDATE == MAP_SHARED || flags & MAP_SHARED_VALIDATE == MAP_SHARED_VALIDATE;
     let written = prot & PROT_WRITE != 0;
     k.memory.insert(Vma { start, end: start + len, prot, written, shared, kind: Kind::Ordinary });
+    if prot & PROT_EXEC != 0 && flags & MAP_ANONYMOUS == 0 {
+        k.new_text.add(start..start + len);
+    }
     done(start as i64)
 }
 
@@ -322,6 +325,9 @@ pub fn mprotect(k: &mut Kernel, a: &Args) -> Reply {
     if r == 0 && len > 0 {
         const RWX: u64 = 7;
         k.memory.protect(a[0], end, a[2] & RWX);
+        if a[2] & PROT_EXEC != 0 && k.memory.text_at(a[0]).is_some() {
+            k.new_text.add(a[0]..end);
+        }
     }
     done(r)
 }
@@ -353,6 +359,10 @@ pub fn madvise(k: &mut Kernel, a: &Args) -> Reply {
     const CHANGES_NOTHING: u64 = 3; // NORMAL, RANDOM, SEQUENTIAL
     if advice >= CHANGES_NOTHING {
         k.put_back(a[0]..end.next_multiple_of(PAGE));
+    }
+    if k.memory.text_at(a[0]).is_some() {
+        // It may be as in its file again.
+        k.new_text.add(a[0]..end);
     }
     // SAFETY: the guest's own range.
     done(unsafe { raw!(nr::MADVISE, a[0], a[1], advice) })

@@ -6,6 +6,7 @@
 pub mod both;
 pub mod clock;
 pub mod copy;
+pub mod cpuid;
 pub mod epoll;
 pub mod eventfd;
 pub mod fds;
@@ -84,6 +85,7 @@ pub struct Kernel {
     pub files: files::Files,
     pub memory: memory::Memory,
     pub sites: sites::Sites,
+    pub new_text: cpuid::NewText,
     pub process: process::Process,
     /// The copy of this process that was made last, 0 once it was reaped.
     copy_pid: i32,
@@ -133,6 +135,7 @@ pub fn boot() {
         files: files::Files::default(),
         memory: memory::Memory::new(header),
         sites: sites::Sites::default(),
+        new_text: cpuid::NewText::of(header),
         process: process::Process::new(header.guest_pid as i32),
         copy_pid: 0,
         tells_changes: false,
@@ -157,6 +160,9 @@ impl Kernel {
     /// One call, to the return into the guest.
     pub fn on_call(&mut self, uc: &mut UContext, number: u32, args: Args) {
         self.uc = uc;
+        if !self.new_text.is_empty() && number != crate::raw::nr::MMAP as u32 {
+            self.replace_cpuid();
+        }
         let t = self.threads.loaded;
         self.threads.begin_call(t, number, args);
         self.calls += 1;

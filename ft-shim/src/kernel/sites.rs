@@ -123,7 +123,7 @@ fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
 }
 
 /// Writes to text that is executable otherwise. False: it can't be made writable, and is as before.
-fn write_text(at: u64, bytes: &[u8], prot: u64) -> bool {
+pub fn write_text(at: u64, bytes: &[u8], prot: u64) -> bool {
     let start = at & !(PAGE - 1);
     let len = (at + bytes.len() as u64).next_multiple_of(PAGE) - start;
     // SAFETY: the guest's text or a stub area; the shim runs, so nobody executes it.
@@ -137,7 +137,8 @@ fn write_text(at: u64, bytes: &[u8], prot: u64) -> bool {
     true
 }
 
-fn text(range: Range<u64>) -> Option<Vec<u8>> {
+/// What lies there, if all of it can be read.
+pub fn text(range: Range<u64>) -> Option<Vec<u8>> {
     let mut b = alloc::vec![0; (range.end - range.start) as usize];
     user::copy_in(&mut b, range.start).is_ok().then_some(b)
 }

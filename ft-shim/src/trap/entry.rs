@@ -121,6 +121,7 @@ pub unsafe extern "C" fn ft_entry() {
 extern "C" fn start() {
     kernel::boot();
     arm();
+    kernel::with(kernel::Kernel::replace_cpuid);
 }
 
 /// Installs handlers, the traps for time stamps and cpuid, and dispatch.
@@ -153,7 +154,8 @@ pub fn arm() {
     // SAFETY: both only make instructions trap, and the handler is there.
     unsafe {
         assert!(raw!(nr::PRCTL, PR_SET_TSC, PR_TSC_SIGSEGV) == 0, "PR_SET_TSC");
-        assert!(raw!(nr::ARCH_PRCTL, ARCH_SET_CPUID, 0) == 0, "ARCH_SET_CPUID: this cpu can't trap cpuid");
+        // Where the processor can't, what `kernel::cpuid` replaced traps all the same.
+        raw!(nr::ARCH_PRCTL, ARCH_SET_CPUID, 0);
     }
     dispatch();
 }

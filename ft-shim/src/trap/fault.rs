@@ -2,6 +2,7 @@
 
 use super::frame::{UContext, reg};
 use crate::kernel;
+use crate::kernel::cpuid::{CPUID, STAND_IN};
 use crate::raw::nr;
 use crate::user;
 use core::ops::Range;
@@ -21,7 +22,7 @@ pub fn on_fault(signo: u32, info: &[u8; 128], uc: &mut UContext, shim_text: Rang
     kernel::with(|k| k.on_guest_fault(uc, signo, info));
 }
 
-/// rdtsc, rdtscp and cpuid trap as a general-protection fault, which the kernel delivers as SIGSEGV.
+/// rdtsc, rdtscp, cpuid and what stands for it trap as a general-protection fault, which the kernel delivers as SIGSEGV.
 fn emulate(uc: &mut UContext, rip: u64) -> bool {
     let mut code = [0u8; 4];
     // The instruction may end a mapping: take what is there.
@@ -41,7 +42,7 @@ fn emulate(uc: &mut UContext, rip: u64) -> bool {
             uc.regs[reg::RCX] = 0; // IA32_TSC_AUX: processor 0 of node 0
             3
         }
-        [0x0f, 0xa2, ..] => {
+        [a, b, ..] if [a, b] == CPUID || [a, b] == STAND_IN => {
             let r = guest_cpuid(uc.regs[reg::RAX] as u32, uc.regs[reg::RCX] as u32);
             uc.regs[reg::RAX] = r[0].into();
             uc.regs[reg::RBX] = r[1].into();
@@ -83,12 +84,14 @@ pub fn masked_cpuid(leaf: u32, sub: u32, native: [u32; 4]) -> [u32; 4] {
         (0x15 | 0x16, _) => r = [0; 4],               // clock ratios of this host
         (0x4000_0000..=0x4fff_ffff, _) => r = [0; 4],
         (0x8000_0001, _) => r[3] &= !(1 << 27), // RDTSCP reports the processor
+        (0x8000_0008, _) => r[1] &= !(1 << 4),  // RDPRU reads the host's clocks
+        (0x8000_001e | 0x8000_0026, _) => r = [0; 4], // which processor this is
         _ => {}
     }
     r
 }
 
-/// cpuid for real: the trap is off for the one instruction.
+/// cpuid for real: the trap, where there is one, is off for the one instruction.
 #[inline(never)]
 fn native_cpuid(leaf: u32, sub: u32) -> [u32; 4] {
     const ARCH_SET_CPUID: u32 = 0x1012;

@@ -22,6 +22,11 @@ const PROGRAM_HEADER_BYTES: usize = 56;
 const PT_LOAD: u32 = 1;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PF_X: u32 = 1;
+const PF_R: u32 = 4;
+/// What several unwind entries have in common is no longer.
+const COMMON_BYTES_MAX: u32 = 64;
+/// Such a length means that a longer one follows.
+const LENGTH_64_BITS: u32 = 0xffff_fff0;
 const MAGIC: [u8; 6] = [0x7f, b'E', b'L', b'F', 2, 1];
 
 /// `read` copies memory and says if all of it is there.
@@ -53,9 +58,12 @@ impl Memory<'_> {
         let mut page = address & !(PAGE - 1);
         for _ in 0..OBJECT_PAGES_MAX {
             if self.bytes(page)? == MAGIC
-                && let Some((text, table)) = self.object(page, address)
+                && let Some(Object { text, table, constants }) = self.object(page, address)
             {
-                let (range, entered_otherwise) = self.described(table, address)?;
+                let (range, entered_otherwise) = match table {
+                    Some(table) => self.described(table, address)?,
+                    None => self.searched(constants?, address)?,
+                };
                 let inside = text.start <= range.start && range.end <= text.end;
                 return inside.then_some(Function { range, text, entered_otherwise });
             }
@@ -64,15 +72,15 @@ impl Memory<'_> {
         None
     }
 
-    /// Executable segment around `address` of the object whose header is at `header`, and its unwind table's address.
-    fn object(&mut self, header: u64, address: u64) -> Option<(Range<u64>, u64)> {
+    /// The object whose header is at `header`, if `address` is in its text.
+    fn object(&mut self, header: u64, address: u64) -> Option<Object> {
         let headers = header.checked_add(self.u64(header + 32)?)?;
         let size = u16::from_le_bytes(self.bytes(header + 54)?);
         let count = u16::from_le_bytes(self.bytes(header + 56)?);
         if usize::from(size) != PROGRAM_HEADER_BYTES || count > PROGRAM_HEADERS_MAX {
             return None;
         }
-        let (mut base, mut text, mut table) = (None, None, None);
+        let (mut base, mut text, mut table, mut constants) = (None, None, None, None);
         for i in 0..count {
             let at = headers.checked_add(u64::from(i) * PROGRAM_HEADER_BYTES as u64)?;
             let (kind, flags) = (self.u32(at)?, self.u32(at + 4)?);
@@ -84,11 +92,33 @@ impl Memory<'_> {
             let range = base.wrapping_add(start)..base.wrapping_add(start).checked_add(bytes)?;
             match kind {
                 PT_LOAD if flags & PF_X != 0 && range.contains(&address) => text = Some(range),
+                PT_LOAD if flags == PF_R && text.is_some() && constants.is_none() => constants = Some(range),
                 PT_GNU_EH_FRAME => table = Some(start),
                 _ => {}
             }
         }
-        Some((text?, base?.wrapping_add(table?)))
+        let table = table.and_then(|t| Some(base?.wrapping_add(t)));
+        Some(Object { text: text?, table, constants })
+    }
+
+    /// Looks `address` up in the unwind entries of an object without a table of them, as static programs are. Constants come before
+    /// them in their segment.
+    fn searched(&mut self, constants: Range<u64>, address: u64) -> Option<(Range<u64>, bool)> {
+        let mut at = self.first_entry(constants.clone())?;
+        while at < constants.end {
+            let (length, distance) = (self.u32(at)?, self.u32(at + 4)?);
+            if length == 0 || length >= LENGTH_64_BITS {
+                return None;
+            }
+            if distance != 0 {
+                let start = self.relative(at + 8, at + 8)?;
+                if (start..start.checked_add(self.u32(at + 12)?.into())?).contains(&address) {
+                    return self.description(at, start, address);
+                }
+            }
+            at = at.checked_add(4 + u64::from(length))?;
+        }
+        None
     }
 
     /// Looks `address` up in an .eh_frame_hdr.
@@ -107,10 +137,36 @@ impl Memory<'_> {
         self.description(description, start, address)
     }
 
+    /// What looks like what several entries have in common begins the section of entries: nothing else has a length, a zero, a
+    /// version, and a text that is understood.
+    fn first_entry(&mut self, constants: Range<u64>) -> Option<u64> {
+        let mut page = constants.start;
+        while page < constants.end {
+            let b: [u8; PAGE as usize + 12] = self.bytes(page).or_else(|| self.last_bytes(page))?;
+            for i in (0..PAGE as usize).step_by(4) {
+                let length = u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
+                if (12..=COMMON_BYTES_MAX).contains(&length)
+                    && b[i + 4..i + 10] == [0, 0, 0, 0, 1, b'z']
+                    && self.common(page + i as u64).is_some()
+                {
+                    return Some(page + i as u64);
+                }
+            }
+            page += PAGE;
+        }
+        None
+    }
+
+    /// A page behind which nothing is.
+    fn last_bytes<const N: usize>(&mut self, page: u64) -> Option<[u8; N]> {
+        let mut b = [0; N];
+        (self.read)(page, &mut b[..PAGE as usize]).then_some(b)
+    }
+
     /// Reads a frame description entry: the range it covers.
     fn description(&mut self, at: u64, start: u64, address: u64) -> Option<(Range<u64>, bool)> {
         let (length, distance) = (self.u32(at)?, self.u32(at.checked_add(4)?)?);
-        if length < 12 || length >= 0xffff_fff0 || distance == 0 {
+        if length < 12 || length >= LENGTH_64_BITS || distance == 0 {
             return None;
         }
         let common = self.common((at + 4).checked_sub(distance.into())?)?;
@@ -155,6 +211,16 @@ impl Memory<'_> {
         // Relative to itself, 32 bits, signed.
         (encoding == 0x1b).then_some(Common { landing, signal })
     }
+}
+
+/// What an object's program headers say.
+struct Object {
+    /// The executable segment that was asked for.
+    text: Range<u64>,
+    /// Of unwind entries, sorted.
+    table: Option<u64>,
+    /// The segment after the text that is only read.
+    constants: Option<Range<u64>>,
 }
 
 struct Common {
