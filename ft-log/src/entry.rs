@@ -99,6 +99,27 @@ pub enum Entry<'a> {
     GoLive { monotonic_ns: u64 },
 }
 
+/// Where a domain was when it and the log disagreed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disagreement {
+    pub point: InputPoint,
+    /// The thread that ran last, and its rip, rsp and rbp.
+    pub thread: u16,
+    pub registers: [u64; 3],
+    /// Number of the last call that both hosts agree on, and of the last one here: see [`crate::history`].
+    pub agreed: u64,
+    pub newest: u64,
+    /// In which memory differs; empty where calls differ.
+    pub memory: MemoryPart,
+}
+
+/// A part of the guest's memory, by its addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryPart {
+    pub start: u64,
+    pub end: u64,
+}
+
 /// What a guest asks of its engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act<'a> {
@@ -129,8 +150,8 @@ pub enum Act<'a> {
     Kill { domain: DomainId, signo: u8 },
     /// The guest did what can't be done in lockstep; text says what and why.
     Refused { text: &'a [u8] },
-    /// The guest and the log disagree; text says how. The domain has stopped.
-    Diverged { text: &'a [u8] },
+    /// The guest and the log disagree; text says how. The domain has stopped, and waits to be ended.
+    Diverged { scene: Disagreement, text: &'a [u8] },
     /// One call, for comparing runs by eye.
     Trace { thread: u16, call: u16, args: [u64; 6], result: i64, digest: u64 },
     /// A line for the engine's own log.
@@ -429,8 +450,16 @@ impl<'a> Act<'a> {
                 w.u8(tag::REFUSED);
                 return text;
             }
-            Act::Diverged { text } => {
+            Act::Diverged { scene, text } => {
                 w.u8(tag::DIVERGED);
+                w.uint(scene.point.0);
+                w.uint(scene.thread.into());
+                for n in scene.registers {
+                    w.fixed64(n);
+                }
+                for n in [scene.agreed, scene.newest, scene.memory.start, scene.memory.end] {
+                    w.uint(n);
+                }
                 return text;
             }
             Act::Trace { thread, call, args, result, digest } => {
@@ -497,7 +526,13 @@ impl<'a> Act<'a> {
             tag::READS_PIPE => Act::PipeReader { pipe: PipeId(r.u32()?) },
             tag::KILL => Act::Kill { domain: DomainId(r.u16()?), signo: r.u8()? },
             tag::REFUSED => Act::Refused { text: r.rest() },
-            tag::DIVERGED => Act::Diverged { text: r.rest() },
+            tag::DIVERGED => {
+                let (point, thread) = (InputPoint(r.uint()?), r.u16()?);
+                let registers = [r.fixed64()?, r.fixed64()?, r.fixed64()?];
+                let (agreed, newest) = (r.uint()?, r.uint()?);
+                let memory = MemoryPart { start: r.uint()?, end: r.uint()? };
+                Act::Diverged { scene: Disagreement { point, thread, registers, agreed, newest, memory }, text: r.rest() }
+            }
             tag::TRACE => {
                 let (thread, call) = (r.u16()?, r.u16()?);
                 let mut args = [0; 6];

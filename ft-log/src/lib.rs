@@ -7,6 +7,7 @@
 pub mod adopt;
 pub mod codec;
 pub mod entry;
+pub mod history;
 pub mod idle;
 pub mod ids;
 pub mod output_rule;

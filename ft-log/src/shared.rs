@@ -3,6 +3,7 @@
 //! One segment per service, a memfd: a header, then one slot per domain with a ring each way. Every
 //! guest process maps it at [`SHARED_BASE`]. Layout changes demand a new [`VERSION`].
 
+use crate::history::History;
 use crate::idle::Idle;
 use crate::ring::{Consumer, Control, Line, Producer, SharedBytes};
 use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
@@ -19,7 +20,7 @@ pub const SHIM_REGION: core::ops::Range<u64> = SHIM_BASE..0x2100_0000_0000;
 
 /// "ftshared" in little endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ftshared");
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// The service and its fork children that run at the same time.
 pub const DOMAINS_MAX: usize = 16;
@@ -177,6 +178,7 @@ pub struct DomainControl {
     pub to_guest: Control,
     pub from_guest: Control,
     pub status: DomainStatus,
+    pub history: History,
 }
 
 const PAGE: usize = 4096;

@@ -4,7 +4,7 @@
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicU8, Ordering};
 use ft_log::codec::Writer;
-use ft_log::entry::{Act, Applied, ClockSample, Entry, Event, FromGuest, HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use ft_log::entry::{Act, Disagreement, MemoryPart, Applied, ClockSample, Entry, Event, FromGuest, HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use ft_log::ids::{ConnId, DomainId, InputPoint, ListenerId, PipeId};
 use ft_log::ring::{Consumer, Control, Corrupt, Producer, Storage};
 use proptest::prelude::*;
@@ -88,7 +88,17 @@ impl Recipe {
             9 => Act::PipeEnd { pipe: PipeId(self.a) },
             10 => Act::Kill { domain: DomainId(self.small), signo: self.b as u8 },
             11 => Act::Refused { text: bytes },
-            12 => Act::Diverged { text: bytes },
+            12 => Act::Diverged {
+                scene: Disagreement {
+                    point: InputPoint(self.c),
+                    thread: self.small,
+                    registers: [self.six[0], self.six[1], self.six[2]],
+                    agreed: self.six[3],
+                    newest: self.six[4],
+                    memory: MemoryPart { start: self.d, end: self.six[5] },
+                },
+                text: bytes,
+            },
             13 => Act::Trace {
                 thread: self.small,
                 call: self.b as u16,

@@ -169,16 +169,42 @@ impl Limits {
     }
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Monitor {
     /// At every N-th point at which the primary's guest idles, a slice of its memory is compared; 0: never.
     pub memory_every: u64,
+    /// What to do when the hosts did different things.
+    pub divergence: Divergence,
+    /// Where it is reported; `None`: in a directory of the service's own below /var/lib/ft.
+    pub reports: Option<PathBuf>,
+}
+
+/// Both hosts must say the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Divergence {
+    /// The backup is given the primary's state anew.
+    Reseed,
+    /// The backup's state counts. Not built yet.
+    Takeover,
+    /// Nobody goes on.
+    Halt,
+}
+
+impl Divergence {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reseed => "reseed",
+            Self::Takeover => "takeover",
+            Self::Halt => "halt",
+        }
+    }
 }
 
 impl Default for Monitor {
     fn default() -> Self {
-        Self { memory_every: 64 }
+        Self { memory_every: 1, divergence: Divergence::Reseed, reports: None }
     }
 }
 
@@ -204,6 +230,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where divergences are reported.
+    pub fn reports(&self) -> PathBuf {
+        self.monitor.reports.clone().unwrap_or_else(|| Path::new("/var/lib/ft").join(&self.service.name))
+    }
+
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
         Self::parse(path, &text)
@@ -228,6 +259,11 @@ impl Config {
         }
         if c.service.tap && c.service.interface.is_none() {
             return value("service.tap", "goes with service.interface: without one there is no service network to listen in");
+        }
+        if c.monitor.divergence == Divergence::Takeover {
+            let why = "can't be \"takeover\" yet: what the primary told clients since may not follow from the backup's state, and their \
+                       connections would have to break; say \"reseed\" or \"halt\"";
+            return value("monitor.divergence", why);
         }
         if c.host.name == c.peer.name {
             return value("peer.name", "is this host's own name");

@@ -9,6 +9,7 @@ pub mod gate;
 pub mod guest;
 pub mod link;
 pub mod logfile;
+pub mod monitor;
 pub mod overlay;
 pub mod pair;
 pub mod preload;

@@ -133,6 +133,11 @@ impl Replay {
             await_reader(&reader);
         }
         drop(root);
+        let result = result.inspect(|outcome| {
+            if let Ended::Diverged(scene) = &outcome.ended {
+                eprint!("{}", scene.text(None, &surroundings.program));
+            }
+        });
         Ok(report(&recording, result?, seconds, self.live_after.is_some()))
     }
 }
@@ -318,7 +323,7 @@ fn judge(end: End, outcome: &Outcome) -> (bool, Option<i32>, String) {
             ),
             End::Stopped | End::Torn { .. } => (true, None, "the guest waits at the recording's end".into()),
         },
-        Ended::Diverged(text) => (false, None, format!("diverged: {text}")),
+        Ended::Diverged(scene) => (false, None, format!("diverged: {}", scene.what)),
         Ended::Stuck(text) => (false, None, format!("stuck: {text}")),
         Ended::Left(why) | Ended::Rejoins(why) => (false, None, why.clone()),
         Ended::Interrupted(signo) => (false, Some(EXIT_FT), format!("interrupted by signal {signo}")),
@@ -328,6 +333,7 @@ fn judge(end: End, outcome: &Outcome) -> (bool, Option<i32>, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::monitor::scene::Scene;
     use crate::engine::Stats;
 
     fn judged(end: End, ended: Ended) -> bool {
@@ -345,7 +351,7 @@ mod tests {
         assert!(!judged(exited(9, false), ends(11, false)));
         assert!(!judged(exited(0, true), Ended::LogEnd));
         assert!(!judged(exited(0, true), ends(11, false)));
-        assert!(!judged(End::Stopped, Ended::Diverged("x".into())));
+        assert!(!judged(End::Stopped, Ended::Diverged(Box::new(Scene::bare(0, "x".into())))));
         assert!(!judged(End::Stopped, Ended::Interrupted(15)));
     }
 

@@ -309,6 +309,7 @@ fn events() -> Vec<(&'static str, Happen)> {
         say("TakeOver", Message::TakeOver { term: Term(1), why: Yield::GuestDied }),
         say("CannotTakeOver", Message::CannotTakeOver { term: Term(2) }),
         say("DropOut", Message::DropOut { why: Drop::GuestDied }),
+        say("DropOut, diverged", Message::DropOut { why: Drop::Diverged }),
         say("Dismissed", Message::Dismissed { why: Drop::Diverged }),
         at("PeerLags", Event::PeerLags),
         at("PeerCaughtUp", Event::PeerCaughtUp),

@@ -474,5 +474,5 @@ fn another_end_than_the_logs_is_divergence() {
         },
     );
     let ended = backup.join().unwrap().ended;
-    assert!(matches!(&ended, Ended::Diverged(t) if t.contains("digest")), "{ended:?}");
+    assert!(matches!(&ended, Ended::Diverged(t) if t.what.contains("digest")), "{ended:?}");
 }

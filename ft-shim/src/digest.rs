@@ -1,6 +1,8 @@
 //! The rolling digest of what a domain does, and the hash of memory. Fast, not cryptographic: it finds
 //! accidents, not adversaries.
 
+use ft_log::history::FIRST_BYTES;
+
 const K0: u64 = 0x9e37_79b9_7f4a_7c15;
 const K1: u64 = 0xd1b5_4a32_d192_ed03;
 
@@ -10,19 +12,43 @@ fn fold(a: u64, b: u64) -> u64 {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Digest(pub u64);
+pub struct Digest {
+    pub value: u64,
+    taken: Taken,
+}
+
+/// The bytes that a digest took, for reports: how many, and the first of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    pub bytes: u32,
+    pub first: [u8; FIRST_BYTES],
+}
+
+impl Taken {
+    const NOTHING: Self = Self { bytes: 0, first: [0; FIRST_BYTES] };
+}
 
 impl Digest {
     pub fn new(seed: u64) -> Self {
-        Self(seed ^ K1)
+        Self { value: seed ^ K1, taken: Taken::NOTHING }
     }
 
     pub fn word(&mut self, v: u64) {
-        self.0 = fold(self.0 ^ v, K0).wrapping_add(v.rotate_left(32) ^ K1);
+        self.value = fold(self.value ^ v, K0).wrapping_add(v.rotate_left(32) ^ K1);
     }
 
     pub fn bytes(&mut self, b: &[u8]) {
-        self.word(hash(self.0, b));
+        self.word(hash(self.value, b));
+        let t = &mut self.taken;
+        let at = (t.bytes as usize).min(FIRST_BYTES);
+        let n = b.len().min(FIRST_BYTES - at);
+        t.first[at..at + n].copy_from_slice(&b[..n]);
+        t.bytes = t.bytes.saturating_add(b.len() as u32);
+    }
+
+    /// What was taken since this was last asked.
+    pub fn take_taken(&mut self) -> Taken {
+        if self.taken.bytes == 0 { Taken::NOTHING } else { core::mem::replace(&mut self.taken, Taken::NOTHING) }
     }
 }
 
@@ -59,6 +85,16 @@ mod tests {
             b[i / 8] ^= 1 << (i % 8);
         }
         assert_ne!(hash(1, &b[..99]), h, "length");
+    }
+
+    #[test]
+    fn what_was_taken_is_known_once() {
+        let mut d = Digest::new(0);
+        d.bytes(b"ab");
+        d.bytes(&[b'c'; 100]);
+        let t = d.take_taken();
+        assert_eq!((t.bytes, &t.first[..3], t.first[FIRST_BYTES - 1]), (102, &b"abc"[..], b'c'));
+        assert_eq!(d.take_taken(), Taken::NOTHING);
     }
 
     #[test]

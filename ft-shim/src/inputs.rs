@@ -9,12 +9,14 @@ use crate::channel::{self, Channel};
 use crate::kernel::Kernel;
 use crate::kernel::copy::Copied;
 use crate::raw::host_clock_ns;
+use crate::trap::frame::reg;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use ft_log::entry::{Act, Applied, ClockSample, Entry, Event, FromGuest, HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use ft_log::entry::{Act, Applied, ClockSample, Disagreement, Entry, Event, MemoryPart, FromGuest, HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use ft_log::history::{FIRST_BYTES, PastCall};
 use ft_log::idle::{Claim, Waiting};
 use ft_log::ids::InputPoint;
 use ft_log::shared::{Header, flag};
@@ -54,6 +56,8 @@ pub struct Inputs {
     /// The domain's clock when a slice was last compared.
     sliced_ns: u64,
     idles: u64,
+    /// Number of the last call before the last point at which digests were found equal.
+    agreed: u64,
     empty_reads: u32,
 }
 
@@ -90,22 +94,28 @@ impl Inputs {
             memory_slices,
             sliced_ns: 0,
             idles: 0,
+            agreed: 0,
             empty_reads: 0,
         }
     }
 
     /// Those of a process made of a copy of this one, under another engine.
     pub fn of_copy(&self) -> Self {
-        Self { point: self.point, logged: self.logged, idles: self.idles, ..Self::open(0) }
+        Self { point: self.point, logged: self.logged, idles: self.idles, sliced_ns: self.sliced_ns, agreed: self.agreed, ..Self::open(0) }
     }
 
     /// Those of a fork child, which goes on with this one's role and clock.
     pub fn of_child(&self, domain: u16) -> Self {
-        Self { mode: self.mode, ahead_ns: self.ahead_ns, ..Self::open(domain) }
+        Self { mode: self.mode, ahead_ns: self.ahead_ns, agreed: self.agreed, ..Self::open(domain) }
     }
 
     pub fn is_primary(&self) -> bool {
         self.mode == Mode::Primary
+    }
+
+    /// A call has its result.
+    pub fn note(&mut self, call: &PastCall) {
+        self.channel.control().history.push(call);
     }
 
     pub fn point(&self) -> u64 {
@@ -196,7 +206,7 @@ impl Kernel {
     }
 
     fn primary_poll(&mut self, sample: bool) {
-        let digest = self.digest.0;
+        let digest = self.digest.value;
         let events = self.take_events(EVENTS_MAX);
         let now = self.host_now();
         let stale = now.saturating_sub(self.clock.sampled_ns()) >= GRAIN_NS;
@@ -226,7 +236,7 @@ impl Kernel {
             self.log_memory();
         }
         let deadline = self.next_deadline();
-        let digest = self.digest.0;
+        let digest = self.digest.value;
         let waiting = Waiting {
             digest,
             clock_ns: self.clock.now(),
@@ -255,13 +265,7 @@ impl Kernel {
     fn memory_is_due(&mut self) -> bool {
         let (now, i) = (self.clock.now(), &mut self.inputs);
         i.idles += 1;
-        let is_due = i.memory_every != 0
-            && i.idles % i.memory_every == 0
-            && (!i.memory_slices || now - i.sliced_ns >= SLICE_EVERY_NS);
-        if is_due {
-            i.sliced_ns = now;
-        }
-        is_due
+        i.memory_every != 0 && i.idles % i.memory_every == 0 && (!i.memory_slices || now - i.sliced_ns >= SLICE_EVERY_NS)
     }
 
     /// The engine has logged what happens here. Signals that came meanwhile are the next point's.
@@ -356,10 +360,11 @@ impl Kernel {
             match (head, place) {
                 (Head::Applied(a), _) if a.point.0 == point => {
                     self.inputs.drop_head();
-                    if a.digest != self.digest.0 {
-                        let own = self.digest.0;
+                    if a.digest != self.digest.value {
+                        let own = self.digest.value;
                         self.diverged(format_args!("digest {own:016x}, the primary had {:016x}", a.digest));
                     }
+                    self.inputs.agreed = self.noted;
                     for _ in 0..a.events {
                         self.await_head();
                         assert!(self.take_event());
@@ -451,7 +456,7 @@ impl Kernel {
                 }
                 h => {
                     let what = h.name();
-                    self.diverged(format_args!("call {call} wants its recorded result, the log has {what}"));
+                    self.diverged_in_call(format_args!("call {call} wants its recorded result, the log has {what}"));
                 }
             }
             let mut buffer = core::mem::take(&mut self.inputs.buffer);
@@ -460,7 +465,7 @@ impl Kernel {
                 unreachable!("seen at the head")
             };
             if logged != call {
-                self.diverged(format_args!("call {call} wants its recorded result, the log has one of call {logged}"));
+                self.diverged_in_call(format_args!("call {call} wants its recorded result, the log has one of call {logged}"));
             }
             if total.is_none() {
                 total = Some(u32::from_le_bytes(bytes[..4].try_into().expect("4 bytes")) as usize);
@@ -476,27 +481,34 @@ impl Kernel {
         }
     }
 
-    fn hash_some(&mut self) -> (u64, u64) {
-        if self.inputs.memory_slices { self.hash_slice() } else { self.hash_memory() }
+    /// Hash and number of pages that aren't empty, and where they are.
+    fn hash_some(&mut self) -> ((u64, u64), MemoryPart) {
+        if !self.inputs.memory_slices {
+            return (self.hash_memory(), MemoryPart::default());
+        }
+        let now = self.clock.now();
+        let pages = slice_pages(now - core::mem::replace(&mut self.inputs.sliced_ns, now));
+        self.hash_slice(pages)
     }
 
     fn log_memory(&mut self) {
-        let (hash, pages) = self.hash_some();
+        let ((hash, pages), _) = self.hash_some();
         let point = InputPoint(self.inputs.point);
         self.inputs.send_entry(Entry::Memory { point, hash, pages });
     }
 
     fn check_memory(&mut self, hash: u64, pages: u64) {
-        let own = self.hash_some();
+        let (own, compared) = self.hash_some();
         if own != (hash, pages) {
-            self.diverged(format_args!("memory {own:x?}, the primary had {:x?}", (hash, pages)));
+            let what = format_args!("{} pages of memory differ in something, the primary had {pages}", own.1);
+            self.diverged_in(compared, what);
         }
     }
 
     /// The last entries of the domain.
     pub fn end_of_log(&mut self, status: i32) {
         self.begin_point();
-        let digest = self.digest.0;
+        let digest = self.digest.value;
         if self.inputs.mode == Mode::Backup {
             self.follow_to_end();
         } else if self.inputs.memory_every != 0 {
@@ -557,16 +569,38 @@ impl Kernel {
 
     /// The two hosts are not in lockstep any more: says how, and stops.
     pub fn diverged(&mut self, what: core::fmt::Arguments) -> ! {
+        self.diverged_in(MemoryPart::default(), what)
+    }
+
+    /// The same, within a call of the current thread: it is the last of the history.
+    pub fn diverged_in_call(&mut self, what: core::fmt::Arguments) -> ! {
+        let t = self.threads.current;
+        let call = self.threads.at(t).call;
+        let (first, bytes) = ([0; FIRST_BYTES], 0);
+        let number = self.noted + 1;
+        let c = PastCall { number, digest: 0, thread: t as u16, call: call.number as u16, bytes, args: call.args, result: 0, first };
+        self.inputs.note(&c);
+        self.diverged(what)
+    }
+
+    /// The same, where it shows in memory.
+    fn diverged_in(&mut self, memory: MemoryPart, what: core::fmt::Arguments) -> ! {
         let mut text = String::new();
-        let _ = writeln!(text, "domain {} point {}: {what}", self.process.domain, self.inputs.point);
-        let _ = writeln!(text, "last calls (thread, call, arguments, result), oldest first:");
-        for c in &self.history {
-            let name = crate::table::name(c.call.into()).unwrap_or("?");
-            let _ = writeln!(text, "  {} {name}({:x?}) = {:x}", c.thread, &c.args[..crate::table::arity(c.call.into())], c.result);
+        let _ = write!(text, "{what}");
+        let thread = self.threads.loaded;
+        let registers = if self.has_context() { [reg::RIP, reg::RSP, reg::RBP].map(|r| self.regs_mut(thread)[r]) } else { [0; 3] };
+        let scene = Disagreement {
+            point: InputPoint(self.inputs.point),
+            thread: thread as u16,
+            registers,
+            agreed: self.inputs.agreed,
+            newest: self.noted,
+            memory,
+        };
+        // The engine looks at the process as it is, and ends it.
+        loop {
+            self.inputs.channel.ask(&FromGuest::Act(Act::Diverged { scene, text: text.as_bytes() }));
         }
-        self.inputs.channel.send(&FromGuest::Act(Act::Diverged { text: text.as_bytes() }));
-        self.inputs.channel.announce();
-        crate::raw::exit_process(DIVERGED_STATUS)
     }
 
     /// The guest asked for what lockstep can't give; it gets an error, the operator a line.
@@ -583,8 +617,12 @@ impl Kernel {
     }
 }
 
-/// Exit status of a guest that stopped because of a divergence.
-pub const DIVERGED_STATUS: i32 = 140;
+/// How many pages are compared after so long. Whoever idles seldom catches up in larger steps, up to a bound.
+fn slice_pages(elapsed_ns: u64) -> u64 {
+    const PER_SECOND: u64 = 1024;
+    const MAX: u64 = 256;
+    (elapsed_ns / (1_000_000_000 / PER_SECOND)).clamp(1, MAX)
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {

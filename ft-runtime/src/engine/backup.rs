@@ -10,10 +10,11 @@ use super::primary::Primary;
 use super::unlogged::Unlogged;
 use super::{Across, Core, DRAIN_FRAMES_MAX, Ended, EngineError, Part, Stats, across};
 use crate::front::{Front, ListenSpec, Token};
+use crate::monitor::scene::Scene;
 use ft_log::entry::{Act, Entry, FromGuest};
 use ft_log::ids::{DomainId, LogIndex, PipeId};
 use ft_log::shared::DOMAINS_MAX;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Groups given to one domain before the others have their turn.
@@ -26,6 +27,9 @@ const DEADLOCK_MAX: Duration = Duration::from_secs(10);
 const FORCED_MAX: Duration = Duration::from_secs(5);
 /// How often a guest at the log's end is looked at; it must be found waiting twice.
 const END_POLL: Duration = Duration::from_millis(2);
+/// Log entries in a report, before and after what was noticed.
+const FRAMES_BEFORE: usize = 24;
+const FRAMES_AFTER: usize = 8;
 const SERVICE: DomainId = DomainId(0);
 
 /// How the log says that a domain ends, once that was given to it.
@@ -47,6 +51,8 @@ pub(crate) struct Backup<S> {
     /// `[parent][child]`: how often the child's slot became free.
     children_gone: [[u64; DOMAINS_MAX]; DOMAINS_MAX],
     groups: u64,
+    /// The last frames that domains were given, for reports.
+    given_last: VecDeque<Vec<u8>>,
     output_bytes: u64,
     /// What this host would have to say for the guest; `None`: nobody will ever ask for it.
     front: Option<Front>,
@@ -70,6 +76,7 @@ impl<S: Source> Backup<S> {
             given: [None; DOMAINS_MAX],
             children_gone: [[0; DOMAINS_MAX]; DOMAINS_MAX],
             groups: 0,
+            given_last: VecDeque::with_capacity(FRAMES_BEFORE),
             output_bytes: 0,
             front: None,
             from_recording: false,
@@ -188,11 +195,25 @@ impl<S: Source> Backup<S> {
             Across::Copied { .. } | Across::OfFiles(_) => {
                 Err(EngineError::Guest(format!("domain {d} was copied while it follows a log")))
             }
-            Across::Diverged(text) => {
-                self.end(Ended::Diverged(format!("domain {d}: {text}")));
+            Across::Diverged(disagreement, text) => {
+                if let Some(domain) = core.get(d) {
+                    let log = self.log_around(d)?;
+                    let history = &domain.control().history;
+                    let scene = Scene::take(d.0, &disagreement, &text, history, domain.process.pid(), &log);
+                    self.end(Ended::Diverged(Box::new(scene)));
+                }
                 Ok(())
             }
         }
+    }
+
+    /// What was last given to domains, and what comes next for this one.
+    fn log_around(&mut self, d: DomainId) -> Result<Vec<Vec<u8>>, EngineError> {
+        let mut log: Vec<Vec<u8>> = self.given_last.iter().cloned().collect();
+        if let Some(Group::Entries { frames, .. }) = self.feed.peek(d)? {
+            log.extend(frames.iter().take(FRAMES_AFTER).cloned());
+        }
+        Ok(log)
     }
 
     /// Gives a domain all that the log has for it and that may be given now. True: stopped by the budget.
@@ -213,10 +234,14 @@ impl<S: Source> Backup<S> {
             match self.feed.take(d) {
                 None => return Ok(false),
                 Some(Group::Entries { frames, .. }) => {
-                    for f in &frames {
-                        self.unlogged.logged(d, f);
-                        self.follow(d, f)?;
-                        domain.push(f, &[]).map_err(EngineError::corrupt(d))?;
+                    for f in frames {
+                        self.unlogged.logged(d, &f);
+                        self.follow(d, &f)?;
+                        domain.push(&f, &[]).map_err(EngineError::corrupt(d))?;
+                        if self.given_last.len() == FRAMES_BEFORE {
+                            self.given_last.pop_front();
+                        }
+                        self.given_last.push_back(f);
                     }
                 }
                 Some(Group::Exit { frame, status, digest }) => {
@@ -396,7 +421,7 @@ impl<S: Source> Part for Backup<S> {
         let own = domain.exit;
         let status = domain.process.status();
         if let Some(difference) = self.compare(d, own, status)? {
-            self.end(Ended::Diverged(format!("domain {d}: {difference}")));
+            self.end(Ended::Diverged(Box::new(Scene::bare(d.0, difference))));
             return Ok(());
         }
         if d == SERVICE {

@@ -4,12 +4,16 @@ use super::process::Process;
 use super::sys;
 use ft_log::codec::Writer;
 use ft_log::entry::{Applied, ClockSample, Entry, HEADER_BYTES_MAX};
-use ft_log::idle::Claim;
+use ft_log::idle::{Claim, Waiting};
 use ft_log::ids::{DomainId, InputPoint, LogIndex, PipeId};
 use ft_log::ring::{Consumer, Corrupt, Producer, SharedBytes};
 use ft_log::shared::{DomainControl, Segment};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// A domain that is quiet for so long is compared.
+const QUIET: Duration = Duration::from_millis(250);
 
 /// How a domain ended, in its own words or in the kernel's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +39,9 @@ pub struct Domain {
     pub unapplied: u32,
     /// The newest of those, as they were logged: for somebody who will be given the domain as it is at some point.
     retained: Option<VecDeque<Box<[u8]>>>,
+    /// The point it waits at, since when; and the first at which it has done nothing since it was compared.
+    waits_since: Option<(u64, Instant)>,
+    compared: u64,
     /// Index of the last entry this domain made: what its acts depend on.
     pub barrier: LogIndex,
     /// The process has ended. Its ring may still hold messages.
@@ -66,6 +73,8 @@ impl Domain {
             pushed: false,
             unapplied: 0,
             retained: None,
+            waits_since: None,
+            compared: 0,
             barrier: LogIndex(0),
             gone: false,
             exit: None,
@@ -177,8 +186,41 @@ impl Domain {
         if self.unapplied == 0 || !self.outbox.is_empty() {
             return Ok(None);
         }
-        let idle = &self.control.status.idle;
-        let Some((point, waiting)) = idle.waiting() else { return Ok(None) };
+        let Some((point, waiting)) = self.control.status.idle.waiting() else { return Ok(None) };
+        self.claim_at(point, &waiting)
+    }
+
+    /// If the domain has done something and waits since then for so long that nobody else has its digest logged: has it compared.
+    /// Once, until it does something again.
+    pub fn claim_quiet(&mut self, now: Instant) -> Result<Option<Applied>, Corrupt> {
+        let Some((point, _)) = self.control.status.idle.waiting() else { return Ok(None) };
+        match self.waits_since {
+            _ if point == self.compared => Ok(None),
+            Some((p, since)) if p == point && now.saturating_duration_since(since) >= QUIET => self.claim_nothing(),
+            Some((p, _)) if p == point => Ok(None),
+            _ => {
+                self.waits_since = Some((point, now));
+                Ok(None)
+            }
+        }
+    }
+
+    /// If the domain waits and nothing was pushed: it applies nothing at its point, and goes on to the next.
+    pub fn claim_nothing(&mut self) -> Result<Option<Applied>, Corrupt> {
+        if self.unapplied > 0 || !self.outbox.is_empty() {
+            return Ok(None);
+        }
+        let Some((point, waiting)) = self.control.status.idle.waiting() else { return Ok(None) };
+        let applied = self.claim_at(point, &waiting)?;
+        if applied.is_some() {
+            self.compared = point + 1;
+            // It must wake for that.
+            self.pushed = true;
+        }
+        Ok(applied)
+    }
+
+    fn claim_at(&mut self, point: u64, waiting: &Waiting) -> Result<Option<Applied>, Corrupt> {
         // Looked at after it was seen waiting: what it says at its point, it says before.
         if !self.from_guest.is_empty()? {
             return Ok(None);
@@ -186,7 +228,7 @@ impl Domain {
         let now = sys::clock_ns(libc::CLOCK_MONOTONIC).saturating_add_signed(waiting.ahead_ns).max(waiting.clock_ns);
         let clock = ClockSample::now(now, sys::clock_ns(libc::CLOCK_REALTIME), waiting.realtime_offset_ns);
         let events = self.unapplied;
-        if !idle.claim(point, &Claim { events, clock }) {
+        if !self.control.status.idle.claim(point, &Claim { events, clock }) {
             return Ok(None);
         }
         self.unapplied = 0;
@@ -206,6 +248,7 @@ pub fn reset_slot(control: &DomainControl) {
     control.from_guest.reset();
     let s = &control.status;
     s.idle.reset();
+    control.history.reset();
     for word in [&s.calls, &s.hooked, &s.rewritten, &s.point] {
         word.store(0, Ordering::SeqCst);
     }

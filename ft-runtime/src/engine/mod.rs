@@ -17,6 +17,7 @@ pub mod unlogged;
 
 use crate::front::{Front, Token};
 use crate::logfile::LogFileError;
+use crate::monitor::scene::Scene;
 use crate::snapshot::EngineState;
 use crate::snapshot::changes::Told;
 use crate::snapshot::stream::Outlet;
@@ -26,7 +27,8 @@ use backup::Backup;
 use domain::Domain;
 use feed::{Feed, FeedError, Source};
 use ft_log::codec::DecodeError;
-use ft_log::entry::Act;
+use ft_log::entry::{Act, Disagreement};
+use ft_log::history::History;
 use ft_log::ids::{DomainId, PipeId};
 use ft_log::ring::{Corrupt, announce_wait};
 use ft_log::shared::{DOMAINS_MAX, Segment};
@@ -115,7 +117,7 @@ pub enum Ended {
     /// The log has no more, and the guest waits for more.
     LogEnd,
     /// Guest and log disagree; how.
-    Diverged(String),
+    Diverged(Box<Scene>),
     /// No domain gets on; why.
     Stuck(String),
     /// `ft` got this signal while following.
@@ -170,7 +172,7 @@ enum Across {
     Kill { domain: DomainId, signo: u8 },
     Copied { point: u64, host_pid: u32 },
     OfFiles(Told),
-    Diverged(String),
+    Diverged(Disagreement, String),
 }
 
 impl Core {
@@ -336,6 +338,16 @@ impl Core {
         self.get(d)?.exit
     }
 
+    /// Process of a domain, on this host.
+    pub(crate) fn pid_of(&self, d: DomainId) -> Option<i32> {
+        self.get(d)?.process.pid()
+    }
+
+    /// The last calls of a domain that lives.
+    pub(crate) fn history_of(&self, d: DomainId) -> Option<&'static History> {
+        self.get(d).map(|d| &d.control().history)
+    }
+
     /// Wait status of a domain's process, once it is gone.
     pub(crate) fn status_of(&mut self, d: DomainId) -> Option<i32> {
         self.get_mut(d)?.process.status()
@@ -360,7 +372,7 @@ fn across(act: Act) -> Option<Across> {
             Across::OfFiles(Told::Replaced(Replaced { on, size, offset, bytes: bytes.to_vec() }))
         }
         Act::Untold { text } => Across::OfFiles(Told::Untold(String::from_utf8_lossy(text).into_owned())),
-        Act::Diverged { text } => Across::Diverged(String::from_utf8_lossy(text).into_owned()),
+        Act::Diverged { scene, text } => Across::Diverged(scene, String::from_utf8_lossy(text).into_owned()),
         _ => return None,
     })
 }

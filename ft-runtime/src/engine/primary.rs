@@ -7,10 +7,13 @@ use crate::front::{Front, Inbox, ListenSpec, Token};
 use crate::logfile::End;
 use crate::snapshot::EngineState;
 use ft_log::codec::Writer;
-use ft_log::entry::{Act, DIGEST_FORCED, Entry, Event, FromGuest, HEADER_BYTES_MAX};
+use ft_log::entry::{Act, Applied, DIGEST_FORCED, Entry, Event, FromGuest, HEADER_BYTES_MAX};
 use ft_log::ids::{DomainId, LogIndex};
+use ft_log::ring::Corrupt;
+use ft_log::shared::copy;
 use nix::sys::epoll::Epoll;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// More waits for room in the guest's ring and nothing is read from connections.
@@ -42,6 +45,8 @@ pub(crate) struct Primary {
     log_deadline: Option<Instant>,
     /// The backup is too far behind: nothing more is read from clients.
     pub paused: bool,
+    /// The service was sent on to be copied.
+    woken_for_copy: bool,
     /// Another host's guest goes on where this one's dies: what clients say after that is logged too.
     pub heir: bool,
     /// The guest's clock, and when it was that.
@@ -133,6 +138,7 @@ impl Primary {
             ending: None,
             log_deadline: None,
             paused: false,
+            woken_for_copy: false,
             heir: false,
             clock: None,
             copied: None,
@@ -177,10 +183,35 @@ impl Primary {
         event(&mut *self.log, core, &mut self.entries, to, e, self.heir)
     }
 
+    /// Has domains compared that have become quiet.
+    pub fn compare_quiet(&mut self, core: &mut Core, now: Instant) -> Result<(), EngineError> {
+        self.claim_by(core, |d| d.claim_quiet(now))
+    }
+
+    /// A service that waits for clients is copied at the next point: it is sent there, once.
+    fn wake_for_copy(&mut self, core: &mut Core) -> Result<(), EngineError> {
+        if core.segment.header().copy.load(Ordering::Relaxed) != copy::WANTED {
+            self.woken_for_copy = false;
+        } else if !self.woken_for_copy {
+            let before = self.entries;
+            self.claim_by(core, |d| if d.id == SERVICE { d.claim_nothing() } else { Ok(None) })?;
+            self.woken_for_copy = self.entries != before;
+        }
+        Ok(())
+    }
+
     /// Says for domains that wait what they apply, before they wake.
     fn claim(&mut self, core: &mut Core) -> Result<(), EngineError> {
+        self.claim_by(core, Domain::claim)
+    }
+
+    fn claim_by(
+        &mut self,
+        core: &mut Core,
+        mut claim: impl FnMut(&mut Domain) -> Result<Option<Applied>, Corrupt>,
+    ) -> Result<(), EngineError> {
         for domain in core.domains.iter_mut().flatten() {
-            if let Some(a) = domain.claim().map_err(EngineError::corrupt(domain.id))? {
+            if let Some(a) = claim(domain).map_err(EngineError::corrupt(domain.id))? {
                 if domain.id == SERVICE {
                     self.clock = Some((a.clock.monotonic_ns, Instant::now()));
                 }
@@ -300,7 +331,7 @@ impl Primary {
                 }
                 None => Err(EngineError::Guest(format!("domain {d} tells of its files, and nobody copies them"))),
             },
-            Across::Diverged(text) => Err(EngineError::Guest(format!("domain {d} compares itself with a log it makes itself: {text}"))),
+            Across::Diverged(_, text) => Err(EngineError::Guest(format!("domain {d} compares itself with a log it makes itself: {text}"))),
         }
     }
 
@@ -433,6 +464,7 @@ impl Part for Primary {
         let mut inbox = ServiceInbox { log: &mut *self.log, core, entries: &mut self.entries, paused: self.paused, heir: self.heir };
         let more = self.front.turn(&mut inbox, committed, now)?;
         self.claim(core)?;
+        self.wake_for_copy(core)?;
         self.log_deadline = self.log.turn(now)?;
         Ok(more)
     }

@@ -13,6 +13,10 @@ pub trait Process {
     /// Wait status, once it has ended; `None`: nobody can say any more.
     fn status(&mut self) -> Option<i32>;
     fn kill(&self);
+    /// Its id on this host; `None`: it has none.
+    fn pid(&self) -> Option<i32> {
+        None
+    }
 }
 
 /// The guest's first process: our child. Dropped, it is killed and reaped.
@@ -27,6 +31,10 @@ impl Process for Guest {
 
     fn kill(&self) {
         Guest::kill(self);
+    }
+
+    fn pid(&self) -> Option<i32> {
+        Some(self.pid.as_raw())
     }
 }
 

@@ -274,7 +274,7 @@ impl Step for Claiming {
                 self.lease = PeerLease::Out;
                 self.why = if self.may_retreat() { ClaimCause::Yielded(Some(why)) } else { self.why };
             }
-            Event::GuestDied | Event::ReplayFailed if self.source == Source::Log => {
+            Event::GuestDied | Event::ReplayFailed | Event::Diverged(_) if self.source == Source::Log => {
                 cx.send(Message::CannotTakeOver { term: self.term });
                 return cx.demote(After::Join, Farewell::Silent);
             }

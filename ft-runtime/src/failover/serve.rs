@@ -219,6 +219,22 @@ fn end_alone(cx: &mut Context, why: Yield, then: After) -> State {
     cx.demote(After::Fail(why), Farewell::Resets)
 }
 
+/// Whether nobody goes on after a divergence.
+fn halts(cx: &Context) -> bool {
+    cx.config.divergence == DivergencePolicy::Halt
+}
+
+fn halt(cx: &mut Context) -> State {
+    cx.demote(After::Fail(Failure::Diverged), Farewell::Resets)
+}
+
+fn dropped(why: Drop) -> Unprotected {
+    match why {
+        Drop::Diverged => Unprotected::Diverged,
+        Drop::GuestDied | Drop::Shutdown => Unprotected::BackupDropped,
+    }
+}
+
 fn link_loss(end: LinkEnd) -> Unprotected {
     match end {
         LinkEnd::Closed => Unprotected::LinkClosed,
@@ -267,7 +283,8 @@ impl Step for Serving {
                 (role, _) if role.is_stateless() => return self.lose(cx, Unprotected::BackupDropped, Peer::Gone),
                 _ => {}
             },
-            Event::Peer(Message::DropOut { .. }) => return self.lose(cx, Unprotected::BackupDropped, Peer::Gone),
+            Event::Peer(Message::DropOut { why: Drop::Diverged }) if halts(cx) => return halt(cx),
+            Event::Peer(Message::DropOut { why }) => return self.lose(cx, dropped(why), Peer::Gone),
             Event::Timer(Timer::Silence) => return self.lose(cx, Unprotected::Silence, Peer::MayResume),
             Event::LinkDown(end) => return self.lose(cx, link_loss(end), Peer::MayResume),
             Event::PeerLags => return self.lose(cx, Unprotected::Lag, Peer::Complete),
@@ -349,7 +366,7 @@ impl Serving {
             }
             (Blame::Unknown, DivergencePolicy::Halt) => {
                 cx.send(Message::Dismissed { why: Drop::Diverged });
-                cx.demote(After::Fail(Failure::Diverged), Farewell::Resets)
+                halt(cx)
             }
         }
     }
@@ -598,9 +615,8 @@ impl Step for Rechecking {
             Event::Thawed => return Self::begin(cx, self.live, self.was),
             Event::Timer(Timer::Silence) if !alone => return self.lose(cx, Unprotected::NoAnswer, Peer::MayResume),
             Event::LinkDown(end) if !alone => return self.lose(cx, link_loss(end), Peer::MayResume),
-            Event::Peer(Message::DropOut { .. }) if !alone => {
-                return self.lose(cx, Unprotected::BackupDropped, Peer::Gone);
-            }
+            Event::Peer(Message::DropOut { why: Drop::Diverged }) if !alone && halts(cx) => return halt(cx),
+            Event::Peer(Message::DropOut { why }) if !alone => return self.lose(cx, dropped(why), Peer::Gone),
             Event::Peer(Message::Hello(hello)) if !alone => match hello.role {
                 role if role.is_stateless() => return self.lose(cx, Unprotected::BackupDropped, Peer::Gone),
                 Role::Backup => self.asked = cx.ping(),

@@ -55,7 +55,7 @@ impl Step for Replaying {
         match event {
             Event::ReplayDone { upto } if !is_cold(self.source) => return self.replayed(cx, upto),
             Event::GuestStarted if is_cold(self.source) => return self.replayed(cx, LogIndex(0)),
-            Event::ReplayFailed | Event::GuestDied => {
+            Event::ReplayFailed | Event::Diverged(_) | Event::GuestDied => {
                 let (why, then) = match self.source {
                     Source::Log => (Failure::Replay, After::Join),
                     Source::Nothing => (Failure::GuestDied, After::Fail(Failure::GuestDied)),

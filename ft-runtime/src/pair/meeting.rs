@@ -150,7 +150,7 @@ impl Meeting {
     pub fn new(c: &Config, s: &Surroundings, process: Option<Pid>) -> Result<Self, Error> {
         let mut names = [&c.host.name, &c.peer.name];
         names.sort();
-        let both = format!("{:?}", (names, &c.service, c.limits.silence_ms_max, c.arbiter.shared()));
+        let both = format!("{:?}", (names, &c.service, c.limits.silence_ms_max, c.arbiter.shared(), c.monitor.divergence));
         let hello = Hello::here(&Subject {
             program: &s.program,
             argv: &s.argv,

@@ -45,6 +45,8 @@ pub mod kind {
     pub const SNAPSHOT: u8 = 18;
     /// So many bytes of it were used: the sender may send more.
     pub const TAKEN: u8 = 19;
+    /// A part of where the backup's guest stood when it did something else: see `divergence`.
+    pub const DIVERGED: u8 = 20;
 }
 
 /// Room for the head of any message here.

@@ -11,6 +11,7 @@ mod acts;
 pub mod admission;
 mod candidate;
 pub mod decider;
+mod divergence;
 pub mod guard;
 pub mod join;
 pub mod log;
@@ -29,14 +30,16 @@ use crate::engine::primary::Primary;
 use crate::engine::{Core, Ended, EngineError, Part, Stats};
 use crate::failover::action::{Acks, Lease};
 use crate::failover::config::Timing;
-use crate::failover::event::{Blame, Command, LinkEnd, ServiceNet};
+use crate::failover::event::{Command, LinkEnd, ServiceNet};
 use crate::failover::{self, Kind, Message};
 use crate::front::{Deed, Front, Token};
 use crate::gate::boot_time::BootTime;
 use crate::link::{Link, LinkError};
+use crate::monitor::scene::Scene;
 use crate::probe::Probe;
 use admission::Admission;
 use decider::Decider;
+use divergence::Told;
 use guard::Notice;
 use ft_log::codec::Writer;
 use ft_log::entry::{Entry, Event};
@@ -52,6 +55,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use world::{BIRTH_BYTES_MAX, Stillborn, World};
@@ -100,6 +104,11 @@ pub struct Settings {
     /// By then a reset has reached its client, or this host has handed over.
     pub reset_memory: Duration,
     pub peer: String,
+    pub service: String,
+    pub host: String,
+    /// The guest's, for names in reports; where those are written.
+    pub program: PathBuf,
+    pub reports: PathBuf,
 }
 
 impl Settings {
@@ -207,7 +216,9 @@ pub(crate) struct Pair {
     guest_gone: bool,
     /// Nobody goes on with the service; its clients are told by the closing of their connections.
     is_leaving: bool,
-    diverged: Option<String>,
+    diverged: Option<Box<Scene>>,
+    /// Leading: what the peer says of its own.
+    told: Told,
     interrupted: Option<u8>,
     /// The machine's last word.
     reason: String,
@@ -314,6 +325,7 @@ impl Pair {
             guest_gone: false,
             is_leaving: false,
             diverged: None,
+            told: Told::default(),
             interrupted: None,
             reason: String::new(),
             over: None,
@@ -463,6 +475,8 @@ impl Pair {
             }
             kind::READY if self.leads() => self.peer_is_ready(now),
             kind::TAKEN | kind::READY => {}
+            kind::DIVERGED if self.leads() => self.told.part(body).map_err(EngineError::Peer)?,
+            kind::DIVERGED => {}
             kind::HEARTBEAT => {
                 let h = Heartbeat::decode(body).map_err(foreign)?;
                 self.heard_seq = h.seq;
@@ -775,7 +789,7 @@ impl Pair {
 fn farewell(e: &Ended) -> String {
     match e {
         Ended::Exited { status, .. } => format!("its server ended ({})", describe_status(*status)),
-        Ended::Diverged(how) => format!("its server did something else: {how}"),
+        Ended::Diverged(scene) => format!("its server did something else: {}", scene.what),
         Ended::Interrupted(signo) => format!("stopped by signal {signo}"),
         Ended::Left(why) | Ended::Rejoins(why) | Ended::Stuck(why) => why.clone(),
         Ended::LogEnd => "its log has ended".into(),
@@ -880,6 +894,7 @@ impl Part for Pair {
             self.read_link_to_end();
         }
         self.receive(now)?;
+        self.hear_divergence(core)?;
         self.admit(core, now)?;
         if std::mem::take(&mut self.notice_ready)
             && self.notice.as_mut().is_some_and(Notice::is_heard)
@@ -913,6 +928,9 @@ impl Part for Pair {
             self.let_out()?;
         }
         let mut more = self.role().part().turn(core, now)?;
+        if let (true, Some(Role::Leading(p))) = (self.peer_has_all, &mut self.role) {
+            p.compare_quiet(core, now)?;
+        }
         more |= self.lead(now)?;
         more |= self.reseed(core, now)?;
         self.send_heartbeat(now);
@@ -983,13 +1001,8 @@ impl Pair {
     /// The log's end is the link's end, and that is decided elsewhere; here is what the guest did.
     fn follower_ended(&mut self, ended: Option<Ended>) -> Option<Ended> {
         match ended {
-            Some(Ended::Diverged(text)) => {
-                if self.diverged.is_none() {
-                    tracing::error!("diverged: {text}");
-                    self.board.event(&format!("diverged: {text}"));
-                    self.diverged = Some(text);
-                    self.decider.tell(failover::Event::Diverged(Blame::Unknown));
-                }
+            Some(Ended::Diverged(scene)) => {
+                self.diverged(scene);
                 None
             }
             // The service has ended, on both hosts; the primary tells its clients, and leaves when they know.

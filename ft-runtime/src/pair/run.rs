@@ -14,7 +14,7 @@ use super::start_message::StartMessage;
 use super::status::{ControlSocket, Reception, Shown, StatusBoard};
 use super::world::World;
 use super::{Beginning, Pair, Settings};
-use crate::config::{ArbiterConfig, Config, Start};
+use crate::config::{ArbiterConfig, Config, Divergence, Start};
 use crate::engine::{Ended, Engine};
 use crate::failover::arbiter::Arbiter;
 use crate::failover::arbiter::etcd::{EtcdArbiter, TlsFiles};
@@ -122,7 +122,12 @@ fn decider(c: &Config) -> Result<Decider, Error> {
         Start::Backup => Preferred::Backup,
     };
     let timing = timing(c.limits.silence_ms_max);
-    let config = failover::Config { me, peer, prefers, arbiter: kind, divergence: DivergencePolicy::Reseed, timing };
+    let divergence = match c.monitor.divergence {
+        Divergence::Reseed => DivergencePolicy::Reseed,
+        Divergence::Takeover => DivergencePolicy::Takeover,
+        Divergence::Halt => DivergencePolicy::Halt,
+    };
+    let config = failover::Config { me, peer, prefers, arbiter: kind, divergence, timing };
     Decider::new(config, arbiter).map_err(|e| Error::Refused(format!("limits: {e}")))
 }
 
@@ -372,6 +377,10 @@ fn run_service(
         lag_max: Duration::from_millis(c.limits.lag_ms_max),
         reset_memory: 2 * c.limits.service_loss() + Duration::from_millis(c.limits.silence_ms_max),
         peer: c.peer.name.clone(),
+        service: c.service.name.clone(),
+        host: c.host.name.clone(),
+        program: s.program.clone(),
+        reports: c.reports(),
     };
     let mut world = World::open(&c.service, settings.lease(), !leads)?;
     // Whoever is given the state of a running service hears it on a network that was tried before.

@@ -95,6 +95,9 @@ pub struct FaultArgs {
     /// With revive-host: its disk is empty.
     #[arg(long)]
     wipe: bool,
+    /// With flip-bit: where.
+    #[arg(long)]
+    text: Option<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -131,7 +134,7 @@ impl Rig {
         match self {
             Self::Up(a) => print_json(&a.into_up().run()?),
             Self::Exec(a) => return super::exec(&a.rig.name, a.host, &a.command),
-            Self::Fault(a) => print_json(&super::fault(&a.rig.name, a.host, a.kind, a.wipe)?),
+            Self::Fault(a) => print_json(&super::fault(&a.rig.name, a.host, a.kind, a.wipe, a.text.as_deref())?),
             Self::Status(a) => {
                 let status = super::status(&a.rig.name)?;
                 match a.output {

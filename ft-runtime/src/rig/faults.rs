@@ -6,7 +6,7 @@ use super::network::{self, Network};
 use super::process::{self, NamespaceId, ProcessId};
 use super::state::{Places, RigName, State};
 use super::up::Mode;
-use super::{Host, Result, RigError, down, io_error, netns, revive, slow, status};
+use super::{Host, Result, RigError, down, flip, io_error, netns, revive, slow, status};
 use serde::Serialize;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -20,6 +20,7 @@ const DEATH_MAX: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     KillGuest,
+    FlipBit,
     KillEngine,
     PauseEngine,
     ResumeEngine,
@@ -41,8 +42,9 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::KillGuest,
+        Self::FlipBit,
         Self::KillEngine,
         Self::PauseEngine,
         Self::ResumeEngine,
@@ -66,6 +68,7 @@ impl Fault {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::KillGuest => "kill-guest",
+            Self::FlipBit => "flip-bit",
             Self::KillEngine => "kill-engine",
             Self::PauseEngine => "pause-engine",
             Self::ResumeEngine => "resume-engine",
@@ -90,6 +93,7 @@ impl Fault {
     pub fn meaning(self) -> &'static str {
         match self {
             Self::KillGuest => "SIGKILL to the server's first process",
+            Self::FlipBit => "a bit of the server's memory flips, in the first byte wherever --text stands",
             Self::KillEngine => "SIGKILL to the host's `ft run`",
             Self::PauseEngine => "SIGSTOP to the host's `ft run`; the server goes on",
             Self::ResumeEngine => "and SIGCONT",
@@ -133,14 +137,22 @@ pub struct Done {
 }
 
 /// `ft rig fault`.
-pub fn fault(name: &RigName, host: Host, kind: Fault, wipe: bool) -> Result<Done> {
+pub fn fault(name: &RigName, host: Host, kind: Fault, wipe: bool, text: Option<&str>) -> Result<Done> {
     if wipe && kind != Fault::ReviveHost {
         return Err(RigError::Refused(format!("--wipe goes with {} only", Fault::ReviveHost.as_str())));
     }
+    let text = match (kind, text) {
+        (Fault::FlipBit, Some(t)) if !t.is_empty() => t,
+        (Fault::FlipBit, _) | (_, Some(_)) => {
+            return Err(RigError::Refused(format!("--text TEXT goes with {}, and that with it", Fault::FlipBit.as_str())));
+        }
+        (_, None) => "",
+    };
     let (places, state) = State::of(name)?;
     let target = Target { places: &places, state: &state, host };
     let (unix_ns, boot_ns) = match kind {
         Fault::KillGuest => target.signal(target.guest()?, libc::SIGKILL),
+        Fault::FlipBit => target.guest().and_then(|g| timed(|| flip::flip(g.pid, text.as_bytes()))),
         Fault::KillEngine => target.signal(target.engine()?, libc::SIGKILL),
         Fault::PauseEngine => target.signal(target.engine()?, libc::SIGSTOP),
         Fault::ResumeEngine => target.signal(target.engine()?, libc::SIGCONT),

@@ -9,6 +9,7 @@ mod config;
 mod down;
 mod exec;
 mod faults;
+mod flip;
 mod freezer;
 mod host;
 mod keys;

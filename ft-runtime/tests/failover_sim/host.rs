@@ -8,7 +8,7 @@ use ft_runtime::failover::Message;
 use ft_runtime::failover::action::{Acks, Action, Lease, Output};
 use ft_runtime::failover::book::{Answer, RequestId};
 use ft_runtime::failover::config::{ArbiterKind, Config, DivergencePolicy};
-use ft_runtime::failover::event::{Command, Event, LinkEnd, ServiceNet, Timer};
+use ft_runtime::failover::event::{Blame, Command, Event, LinkEnd, ServiceNet, Timer};
 use ft_runtime::failover::message::{Preferred, Role};
 use ft_runtime::failover::record::{HostId, Members, Phase, Record, Version};
 use ft_runtime::failover::state::{Kind, Machine};
@@ -520,6 +520,12 @@ impl World {
             Input::Force => self.host_event(host, Event::Operator(Command::Force))?,
             Input::Switchover => self.host_event(host, Event::Operator(Command::Switchover))?,
             Input::GuestKilled => self.guest_dies(host)?,
+            Input::Diverged => {
+                let follows = [Kind::Backup, Kind::Joining, Kind::Claiming, Kind::Replaying];
+                if self.hosts[host].guest && self.hosts[host].kind().is_some_and(|k| follows.contains(&k)) {
+                    self.host_event(host, Event::Diverged(Blame::Unknown))?;
+                }
+            }
             Input::Lags => self.host_event(host, Event::PeerLags)?,
             Input::ProbeService => {
                 let net = match self.is_cut_off(host) {

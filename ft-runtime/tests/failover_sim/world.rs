@@ -135,6 +135,7 @@ pub enum Input {
         poison: bool,
     },
     GuestKilled,
+    Diverged,
     Force,
     Switchover,
     Lags,
@@ -350,6 +351,8 @@ enum Fault {
     KillEngine,
     KillHost,
     KillGuest,
+    /// A guest that follows does something else.
+    Diverge,
     Freeze,
     FreezeUncounted,
     LinkCut,
@@ -369,10 +372,11 @@ enum Fault {
     Force,
 }
 
-const FAULTS: [Fault; 16] = [
+const FAULTS: [Fault; 17] = [
     Fault::KillEngine,
     Fault::KillHost,
     Fault::KillGuest,
+    Fault::Diverge,
     Fault::Freeze,
     Fault::FreezeUncounted,
     Fault::LinkCut,
@@ -789,6 +793,7 @@ impl World {
                     self.push(self.now + long, Happening::ArbiterBack);
                 }
             }
+            Fault::Diverge => self.later(host, 0, Input::Diverged),
             Fault::Lag => self.later(host, 0, Input::Lags),
             Fault::Poison => {}
             Fault::Switchover => self.later(host, 0, Input::Switchover),

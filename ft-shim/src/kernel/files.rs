@@ -840,7 +840,7 @@ impl Kernel {
                 // Same file, or the hosts' disks have gone apart.
                 let same = own_r == r && (r < 0 || (own[3] as u32 == s[3] as u32 && same_size(&own, &s)));
                 if !same {
-                    self.diverged(format_args!(
+                    self.diverged_in_call(format_args!(
                         "stat: the primary saw result {r}, mode {:o}, {} bytes; here it is {own_r}, mode {:o}, {} bytes",
                         s[3] as u32, s[6], own[3] as u32, own[6]
                     ));

@@ -8,11 +8,10 @@ use crate::raw::{self, EBADF, EEXIST, EINVAL, ENODEV, ENOMEM, nr};
 use crate::trap::frame::reg;
 use alloc::vec::Vec;
 use core::ops::Range;
+use ft_log::entry::MemoryPart;
 use ft_log::shared::{Header, SHIM_REGION, map_kind};
 
 const PAGE: u64 = 4096;
-/// Pages that are compared at a time where memory is compared in slices.
-const SLICE_PAGES: u64 = 64;
 /// Mappings are placed below this, downwards.
 const TOP: u64 = 0x7f00_0000_0000;
 /// Mappings that ask for the low 2 GiB.
@@ -484,20 +483,20 @@ impl Kernel {
         (sum, pages)
     }
 
-    /// Hash of the next few pages, and how many of them are not empty; from the first again after the last.
+    /// Hash of the next `left` pages, how many of them are not empty, and where they are; from the first again after the last.
     ///
     /// Residency is not asked: under memory pressure it differs between hosts. So shared mappings are left out, of which
     /// a look would make pages.
-    pub fn hash_slice(&mut self) -> (u64, u64) {
+    pub fn hash_slice(&mut self, mut left: u64) -> ((u64, u64), MemoryPart) {
         let mut bytes = [0u8; PAGE as usize];
-        let (mut sum, mut pages, mut left) = (0u64, 0u64, SLICE_PAGES);
+        let (mut sum, mut pages) = (0u64, 0u64);
         let from = self.memory.compared_upto;
         for (start, end, shared) in self.compared_memory() {
             let mut at = start.max(from);
             while !shared && at < end {
                 if left == 0 {
                     self.memory.compared_upto = at;
-                    return (sum, pages);
+                    return ((sum, pages), MemoryPart { start: from, end: at });
                 }
                 left -= 1;
                 // Beyond the end of a mapped file there is nothing, on both hosts.
@@ -509,7 +508,7 @@ impl Kernel {
             }
         }
         self.memory.compared_upto = 0;
-        (sum, pages)
+        ((sum, pages), MemoryPart { start: from, end: HIGHEST })
     }
 
     /// Start and end of all that the guest could write, in order, and if it is shared; of the main stack only what is in

@@ -32,13 +32,13 @@ pub mod transfer;
 pub mod values;
 
 use crate::channel;
-use crate::digest::Digest;
+use crate::digest::{Digest, Taken};
 use crate::inputs::Inputs;
 use crate::table;
 use crate::trap::frame::{UContext, reg};
-use alloc::collections::VecDeque;
 use core::cell::UnsafeCell;
 use ft_log::entry::Act;
+use ft_log::history::PastCall;
 use ft_log::shared::{GUEST_FDS_MAX, flag};
 
 pub type Args = [u64; 6];
@@ -61,17 +61,6 @@ pub fn done(v: i64) -> Reply {
 
 /// Calls a thread makes before others get their turn, and before the domain looks outside even if it never waits.
 const QUANTUM_CALLS: u32 = 256;
-/// Calls kept for divergence reports.
-const HISTORY_CALLS: usize = 48;
-
-#[derive(Clone, Copy)]
-pub struct PastCall {
-    pub thread: u16,
-    pub call: u16,
-    pub args: Args,
-    pub result: i64,
-}
-
 pub struct Kernel {
     pub inputs: Inputs,
     pub digest: Digest,
@@ -99,7 +88,8 @@ pub struct Kernel {
     /// The current thread gives up its turn.
     yielded: bool,
     pub calls: u64,
-    pub history: VecDeque<PastCall>,
+    /// Calls that came to their end, as they are numbered in the history.
+    pub noted: u64,
     pub tracing: bool,
     counting: bool,
 }
@@ -144,7 +134,7 @@ pub fn boot() {
         slice_calls: 0,
         yielded: false,
         calls: 0,
-        history: VecDeque::with_capacity(HISTORY_CALLS),
+        noted: 0,
         tracing: flags & flag::TRACE != 0,
         counting: flags & flag::CENSUS != 0,
     };
@@ -225,12 +215,11 @@ impl Kernel {
             self.digest.word(*a);
         }
         self.digest.word(result as u64);
-        if self.history.len() == HISTORY_CALLS {
-            self.history.pop_front();
-        }
-        self.history.push_back(PastCall { thread: t as u16, call, args, result });
+        self.noted += 1;
+        let Taken { bytes, first } = self.digest.take_taken();
+        let digest = self.digest.value;
+        self.inputs.note(&PastCall { number: self.noted, digest, thread: t as u16, call, bytes, args, result, first });
         if self.tracing {
-            let digest = self.digest.0;
             self.act(&Act::Trace { thread: t as u16, call, args, result, digest });
         }
     }
@@ -247,6 +236,11 @@ impl Kernel {
         } else {
             &mut self.threads.at_mut(t).context.regs
         }
+    }
+
+    /// Whether there is one: not before the first call.
+    pub fn has_context(&self) -> bool {
+        !self.uc.is_null()
     }
 
     pub fn uc(&mut self) -> &mut UContext {

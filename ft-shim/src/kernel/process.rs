@@ -183,7 +183,7 @@ impl Kernel {
         // SAFETY: the child must not outlive its parent.
         unsafe { raw!(nr::PRCTL, PR_SET_PDEATHSIG, 9) };
         self.inputs = self.inputs.of_child(domain);
-        self.digest = Digest::new(self.digest.0 ^ u64::from(domain));
+        self.digest = Digest::new(self.digest.value ^ u64::from(domain));
         self.process.ppid = self.process.pid;
         self.process.domain = domain;
         self.process.pid = pid;

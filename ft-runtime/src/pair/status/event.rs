@@ -34,10 +34,12 @@ pub enum Milestone {
     Deposed,
     /// What a person asked for is not done.
     Refused,
+    /// The hosts did different things.
+    Diverged,
 }
 
 impl Milestone {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Detected,
         Self::Claimed,
         Self::Replayed,
@@ -50,6 +52,7 @@ impl Milestone {
         Self::Unprotected,
         Self::Deposed,
         Self::Refused,
+        Self::Diverged,
     ];
 }
 
@@ -69,6 +72,7 @@ impl fmt::Display for Milestone {
             Self::Unprotected => "unprotected",
             Self::Deposed => "deposed",
             Self::Refused => "refused",
+            Self::Diverged => "diverged",
         })
     }
 }
