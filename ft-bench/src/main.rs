@@ -3,6 +3,7 @@
 mod calls;
 mod clients;
 mod demo;
+mod divergence;
 mod e2e;
 mod faults;
 mod lines;
@@ -44,6 +45,8 @@ enum Command {
     Faults(faults::FaultsArgs),
     /// A pair that has lost its backup under load: how long until it has one again, and what clients notice of it.
     Reseed(reseed::ReseedArgs),
+    /// Flip bits in the memory of one host: how long until that is found out, and what looking costs.
+    Divergence(divergence::DivergenceArgs),
     /// A pair under mixed load for long: no divergence, no takeover, no leak, no event.
     Soak(soak::SoakArgs),
     #[command(hide = true)]
@@ -177,6 +180,7 @@ fn main() -> ExitCode {
         Command::Load(a) => load(&a),
         Command::Demo(a) => demo::run(&a),
         Command::Reseed(a) => reseed::run(&a),
+        Command::Divergence(a) => divergence::run(&a),
         Command::Faults(a) => faults::run(&a),
         Command::Soak(a) => soak::run(&a),
         Command::Mix(a) => soak::mix(&a),

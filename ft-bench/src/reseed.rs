@@ -112,7 +112,7 @@ impl ReseedArgs {
         let (mut lines, mut failures) = (Vec::new(), Vec::new());
         for mb in &self.sizes {
             let mut seen = Vec::new();
-            let rig = up(ft)?;
+            let rig = up(ft, "")?;
             fill(&rig, *mb, ft)?;
             for round in 0..self.rounds {
                 let what = format!("{mb} MB, round {} of {}", round + 1, self.rounds);
@@ -145,12 +145,12 @@ impl ReseedArgs {
     }
 }
 
-fn up(ft: &Ft) -> io::Result<Rig> {
+pub fn up(ft: &Ft, config: &str) -> io::Result<Rig> {
     let options = [&IN_MEMORY[..], &["--enable-debug-command", "yes"]].concat();
-    Rig::up(ft, &[], "", &redis(&options), Words::Kept)
+    Rig::up(ft, &[], config, &redis(&options), Words::Kept)
 }
 
-fn fill(rig: &Rig, mb: u64, ft: &Ft) -> io::Result<()> {
+pub fn fill(rig: &Rig, mb: u64, ft: &Ft) -> io::Result<()> {
     let (ip, keys) = (rig.service().ip().to_string(), (mb * 1_000_000 / KEY_BYTES).to_string());
     let size = VALUE_BYTES.to_string();
     let command = ["redis-cli", "-h", &ip, "DEBUG", "POPULATE", &keys, "key", &size].map(str::to_owned);
@@ -164,7 +164,7 @@ fn fill(rig: &Rig, mb: u64, ft: &Ft) -> io::Result<()> {
 }
 
 /// Who serves, once the other host is its backup.
-fn whole(rig: &Rig, ft: &Ft) -> io::Result<&'static str> {
+pub fn whole(rig: &Rig, ft: &Ft) -> io::Result<&'static str> {
     let end = Instant::now() + WHOLE_MAX;
     loop {
         let hosts = rig.hosts()?;
@@ -246,7 +246,7 @@ const PER_LOAD: u32 = 10;
 const LOAD_MAX: Duration = Duration::from_secs(40);
 
 fn switchovers(count: u32, ft: &Ft, say: &dyn Fn(&str), failures: &mut Vec<String>) -> io::Result<Vec<f64>> {
-    let rig = up(ft)?;
+    let rig = up(ft, "")?;
     let mut waits = Vec::new();
     let mut done = 0;
     while done < count {

@@ -4,9 +4,9 @@
 //! a failure that is told, not a figure; what was made is taken down whatever happens.
 
 pub mod check;
-mod plan;
+pub mod plan;
 pub mod results;
-mod system;
+pub mod system;
 mod table;
 
 use crate::load::Report;

@@ -1,0 +1,180 @@
+//! `ft-bench divergence`: how long it takes to be found out that a bit of one host's memory has flipped, where a call
+//! shows it and where nobody looks; and what looking costs.
+
+use crate::e2e::plan::{MIXED, Point, System};
+use crate::e2e::results::Machine;
+use crate::e2e::system::{Running, SERVER};
+use crate::lines::{self, Demand, Line};
+use crate::reseed::{fill, up, whole};
+use crate::rig::child::{Stop, Words};
+use crate::rig::{self, BACKUP, Ft, PRIMARY, Rig};
+use crate::{Format, check_root, ft_program, print, stopped, usage};
+use clap::Args;
+use ft_runtime::pair::status::Milestone;
+use serde::Serialize;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// What the server holds where nobody looks.
+const IDLE_MB: u64 = 100;
+const CALL_MAX: Duration = Duration::from_secs(20);
+const IDLE_MAX: Duration = Duration::from_secs(150);
+const POLL: Duration = Duration::from_millis(20);
+const CLIENT_MAX: Duration = Duration::from_secs(20);
+const LOAD: Point = Point { name: "open-20000", connections: 50, rate: Some(20_000), asks: MIXED };
+const WARM_UP: Duration = Duration::from_millis(500);
+const WINDOW: Duration = Duration::from_secs(3);
+const NEVER: &str = "[monitor]\nmemory_every = 0\n";
+
+#[derive(Args)]
+pub struct DivergenceArgs {
+    /// Fail if a figure falls short of what is demanded.
+    #[arg(long)]
+    check: bool,
+    /// How often each is tried.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    #[arg(short, long, default_value = "text")]
+    output: Format,
+    /// The ft to test; else the one beside this program.
+    #[arg(long, value_name = "FILE")]
+    ft: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Results {
+    ok: bool,
+    seconds: f64,
+    machine: Machine,
+    lines: Vec<Line>,
+    failures: Vec<String>,
+}
+
+pub fn run(a: &DivergenceArgs) -> ExitCode {
+    let prepared = || {
+        let program = ft_program(a.ft.as_deref()).map_err(|e| e.to_string())?;
+        let stop = Stop::on_signals().map_err(|e| format!("catching signals: {e}"))?;
+        Ok::<_, String>(Ft { program, stop })
+    };
+    let ft = match prepared() {
+        Ok(ft) => ft,
+        Err(e) => return usage(&e),
+    };
+    match a.measure(&ft) {
+        Ok(r) => print(a.output, &text(&r), &r, r.ok),
+        Err(e) => stopped(&e),
+    }
+}
+
+fn text(r: &Results) -> String {
+    let m = &r.machine;
+    let mut parts = vec![lines::text(&r.lines), NOTES.to_owned()];
+    parts.push(format!("{:.0} s. Machine: {} processors, {}, Linux {}.", r.seconds, m.processors, m.model, m.kernel));
+    parts.extend(r.failures.iter().map(|f| format!("FAILED: {f}")));
+    parts.join("\n\n")
+}
+
+const NOTES: &str = "\
+A bit of a value in the backup's redis flips. In a call: until the primary has said `diverged`, from when a client is answered with the value. In
+idle memory: 100 MB, no client, from the flip on. After each the pair is waited for until it is whole again. CPU: of the primary's
+redis, 20,000 requests per second by 50 connections, with memory compared to without, one after the other in each round; a server that
+is bound by its processor does so much less.";
+
+impl DivergenceArgs {
+    fn measure(&self, ft: &Ft) -> io::Result<Results> {
+        check_root()?;
+        rig::remove_orphans(ft)?;
+        let started = Instant::now();
+        let say = |what: &str| eprintln!("{:5.0} s  {what}", started.elapsed().as_secs_f64());
+        let (mut lines, mut failures) = (Vec::new(), Vec::new());
+        for (what, config, asks, bar) in [("in a call", NEVER, true, 1.0), ("in idle memory of 100 MB", "", false, 60.0)] {
+            let rig = up(ft, config)?;
+            if !asks {
+                fill(&rig, IDLE_MB, ft)?;
+            }
+            let mut seen = Vec::new();
+            for round in 0..self.rounds {
+                match found_after(&rig, round, asks, ft) {
+                    Ok(seconds) => {
+                        say(&format!("{what}, round {} of {}: {seconds:.3} s", round + 1, self.rounds));
+                        seen.push(seconds);
+                    }
+                    Err(e) => {
+                        ft.stop.check()?;
+                        say(&format!("{what}: FAILED: {e}"));
+                        failures.push(format!("{what}, round {}: {e}", round + 1));
+                    }
+                }
+            }
+            lines.push(Line::quantile(format!("flipped bit {what}: reported after, max"), "s", Demand::at_most(bar), 1.0, &seen));
+        }
+        let costs = self.costs(ft, &say)?;
+        lines.push(Line::median("guest CPU per request with memory compared, to without", "x", Demand::at_most(1.03), &costs));
+        let ok = failures.is_empty() && (!self.check || lines.iter().all(|l| l.bar_met));
+        Ok(Results { ok, seconds: started.elapsed().as_secs_f64(), machine: Machine::here(), lines, failures })
+    }
+
+    /// Both pairs stay up; each is idle while the other is measured, but for its comparisons.
+    fn costs(&self, ft: &Ft, say: &dyn Fn(&str)) -> io::Result<Vec<f64>> {
+        let [with, without] = ["", NEVER].map(|config| Running::start_with(System::Protected, ft, config, &[]));
+        let (with, without) = (with?, without?);
+        let mut ratios = Vec::new();
+        for round in 0..self.rounds {
+            // Neither is always the first.
+            let (a, b) = if round % 2 == 0 {
+                let a = cpu_us(&with)?;
+                (a, cpu_us(&without)?)
+            } else {
+                let b = cpu_us(&without)?;
+                (cpu_us(&with)?, b)
+            };
+            ratios.push(a / b);
+            say(&format!("guest CPU per request with comparisons {a:.3} us, without {b:.3} us: {:.3}", a / b));
+        }
+        Ok(ratios)
+    }
+}
+
+/// Of the guest, per request.
+fn cpu_us(running: &Running) -> io::Result<f64> {
+    let r = running.measure(&LOAD, WARM_UP, WINDOW)?;
+    let used = r.usage.cpu_us.get(SERVER).copied().flatten();
+    used.map(|us| us / r.requests as f64).ok_or_else(|| io::Error::other("the server's processor time can't be read"))
+}
+
+/// What a client is answered.
+fn ask(rig: &Rig, request: &[&str]) -> io::Result<String> {
+    let ip = rig.service().ip().to_string();
+    let command: Vec<String> = ["redis-cli", "-h", &ip].iter().chain(request).map(|s| (*s).to_owned()).collect();
+    Ok(rig.start("client", "redis-cli", &command, Words::Kept)?.finish(CLIENT_MAX)?.join("\n"))
+}
+
+/// Seconds until the primary knows; then it heals.
+fn found_after(rig: &Rig, round: u32, asks: bool, ft: &Ft) -> io::Result<f64> {
+    let serves = whole(rig, ft)?;
+    let follows = if serves == PRIMARY { BACKUP } else { PRIMARY };
+    let mark = format!("the-value-that-flips-{round}-of-{}", std::process::id());
+    ask(rig, &["SET", &format!("marked{round}"), &mark])?;
+    let flipped = rig.fault(follows, &format!("flip-bit --text {mark}"))?.at_us();
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+    let mut begin = flipped;
+    if asks {
+        begin = now();
+        if ask(rig, &["GET", &format!("marked{round}")])? != mark {
+            return Err(io::Error::other("the client was answered with something else"));
+        }
+    }
+    let end = Instant::now() + if asks { CALL_MAX } else { IDLE_MAX };
+    loop {
+        let events = rig.events(serves);
+        if let Some(e) = events.iter().find(|e| e.at_us >= flipped && e.milestone == Some(Milestone::Diverged)) {
+            return Ok(e.at_us.saturating_sub(begin) as f64 / 1e6);
+        }
+        if Instant::now() > end {
+            return Err(io::Error::other(format!("not found; {}", rig.last_events())));
+        }
+        ft.stop.sleep(POLL)?;
+    }
+}
