@@ -109,6 +109,7 @@ impl Shown {
             Kind::PrimaryAlone => (PRIMARY, "alone"),
             Kind::PrimaryAdding => (PRIMARY, "adding the backup"),
             Kind::PrimaryPaired => (PRIMARY, "protected"),
+            Kind::PrimaryReleasing => (PRIMARY, "letting the backup go"),
             Kind::Removing => (PRIMARY, "output held: asking to go on without the backup"),
             Kind::Rechecking => (PRIMARY, "output held: this host stood still and asks whether it still serves"),
             Kind::Mute => (MUTE, "mute: neither the backup nor the arbiter answers"),

@@ -5,7 +5,7 @@ use super::rng::Rng;
 use super::world::{Entry, Input, LINK_IDLE_MS, LOST_AFTER_MS, MS, Micros, Op, SOUND_AFTER_MS, Wire, Without, World, show, timing};
 use ft_log::ids::LogIndex;
 use ft_runtime::failover::Message;
-use ft_runtime::failover::action::{Acks, Action, Lease, Output};
+use ft_runtime::failover::action::{Acks, Action, Lease, Output, Report, Unprotected};
 use ft_runtime::failover::book::{Answer, RequestId};
 use ft_runtime::failover::config::{ArbiterKind, Config, DivergencePolicy};
 use ft_runtime::failover::event::{Command, Event, LinkEnd, ServiceNet, Timer};
@@ -194,6 +194,10 @@ impl Host {
         Truth { log: &self.log, lineage: self.lineage, holds_state }
     }
 
+    fn is_paused(&self) -> bool {
+        self.machine.as_ref().is_some_and(Machine::is_paused)
+    }
+
     fn serves(&self) -> bool {
         matches!(
             self.kind(),
@@ -201,6 +205,7 @@ impl Host {
                 Kind::PrimaryAlone
                     | Kind::PrimaryAdding
                     | Kind::PrimaryPaired
+                    | Kind::PrimaryReleasing
                     | Kind::Removing
                     | Kind::Mute
                     | Kind::Rechecking
@@ -235,6 +240,11 @@ impl World {
             if self.hosts[host].life == life {
                 self.act(host, action)?;
             }
+        }
+        if after == Kind::PrimaryReleasing && self.without(Without::RecordFirst) {
+            let h = &mut self.hosts[host];
+            (h.output, h.lease) = (Out::Alone, Lease::Own);
+            self.release(host)?;
         }
         if after == Kind::Failed && before != after && self.hosts[host].life == life {
             self.supervise(host);
@@ -369,6 +379,9 @@ impl World {
                 h.gate = None;
                 let after = self.rng.range(500, 20 * MS);
                 self.io(host, after, Event::Demoted);
+            }
+            Action::Report(Report::Unprotected { why: Unprotected::Paused | Unprotected::Detached, .. }) => {
+                self.checker.releases += 1;
             }
             Action::Report(_) => {}
         }
@@ -517,8 +530,7 @@ impl World {
             }
             Input::WhoHas => self.say_address(host)?,
             Input::Request { client, request, poison } => self.request(host, client, request, poison)?,
-            Input::Force => self.host_event(host, Event::Operator(Command::Force))?,
-            Input::Switchover => self.host_event(host, Event::Operator(Command::Switchover))?,
+            Input::Operator(command) => self.order(host, command)?,
             Input::GuestKilled => self.guest_dies(host)?,
             Input::Lags => self.host_event(host, Event::PeerLags)?,
             Input::ProbeService => {
@@ -544,6 +556,20 @@ impl World {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// What a person wants; and what is under way with the peer goes by it.
+    fn order(&mut self, host: usize, command: Command) -> Result<(), Violation> {
+        self.host_event(host, Event::Operator(command))?;
+        self.stream(host);
+        let h = &self.hosts[host];
+        let gives = h.streams && h.peer_role == Some(Role::Joining) && h.kind() == Some(Kind::PrimaryAlone);
+        if gives && h.is_paused() {
+            self.close_link(host);
+            self.hosts[host].streams = false;
+            self.host_event(host, Event::LinkDown(LinkEnd::Closed))?;
         }
         Ok(())
     }
@@ -713,6 +739,7 @@ impl World {
             return;
         }
         match role {
+            Role::Joining if h.is_paused() => {}
             Role::Joining => {
                 let mut log = h.log.clone();
                 if self.without(Without::Completeness) {
