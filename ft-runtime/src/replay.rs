@@ -320,7 +320,7 @@ fn judge(end: End, outcome: &Outcome) -> (bool, Option<i32>, String) {
         },
         Ended::Diverged(text) => (false, None, format!("diverged: {text}")),
         Ended::Stuck(text) => (false, None, format!("stuck: {text}")),
-        Ended::Left(why) | Ended::Rejoins(why) => (false, None, why.clone()),
+        Ended::Left(why) | Ended::Detached(why) | Ended::Rejoins(why) => (false, None, why.clone()),
         Ended::Interrupted(signo) => (false, Some(EXIT_FT), format!("interrupted by signal {signo}")),
     }
 }

@@ -229,6 +229,7 @@ fn states() -> Vec<(&'static str, Kind, Make)> {
             rig
         }),
         of("Backup", Kind::Backup, || backup(VOTES)),
+        of("Backup, link lost", Kind::Backup, || backup(VOTES).feed_all(&[Event::LinkDown(LinkEnd::Lost)])),
         of("Backup, no arbiter", Kind::Backup, move || backup(none)),
         of("Claiming, link closed", Kind::Claiming, claiming),
         of("Claiming, asked to", Kind::Claiming, || {

@@ -147,6 +147,7 @@ impl Serving {
     fn rejoined(cx: &mut Context, live: Live) -> State {
         wait_for_peer(cx, &live);
         cx.report(Report::Resumed { term: live.term() });
+        // It was about to be let go, and something came in between.
         if std::mem::take(&mut cx.paused) {
             cx.report(Report::Refused(Refusal::Keeps(Kept::Busy)));
         }

@@ -34,10 +34,15 @@ pub enum Milestone {
     Deposed,
     /// What a person asked for is not done.
     Refused,
+    /// A person wants no backup, and wants one again.
+    Paused,
+    Resumed,
+    /// A person has taken the backup out.
+    Detached,
 }
 
 impl Milestone {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Detected,
         Self::Claimed,
         Self::Replayed,
@@ -50,6 +55,9 @@ impl Milestone {
         Self::Unprotected,
         Self::Deposed,
         Self::Refused,
+        Self::Paused,
+        Self::Resumed,
+        Self::Detached,
     ];
 }
 
@@ -69,6 +77,9 @@ impl fmt::Display for Milestone {
             Self::Unprotected => "unprotected",
             Self::Deposed => "deposed",
             Self::Refused => "refused",
+            Self::Paused => "paused",
+            Self::Resumed => "resumed",
+            Self::Detached => "detached",
         })
     }
 }
