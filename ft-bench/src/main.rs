@@ -111,7 +111,7 @@ struct E2eArgs {
     /// With --check: no faults. What was not measured is named.
     #[arg(long, requires = "check", conflicts_with_all = ["fault_rounds", "campaign", "only"])]
     quick: bool,
-    /// With --check: so many faults of all kinds (35; with --only none).
+    /// With --check: so many faults of all kinds (38; with --only none).
     #[arg(long, value_name = "COUNT", requires = "check")]
     campaign: Option<u32>,
     /// How long to measure each load on each system, in each round (3; with --check 1.5).
@@ -277,7 +277,7 @@ fn check(a: &E2eArgs, time: &dyn Fn(&str, f64, f64) -> Result<Duration, String>)
             warm_up: time("--warm-up", a.warm_up, 0.0)?,
             rounds: a.rounds.unwrap_or(5),
             fault_rounds: many(a.fault_rounds, 20),
-            campaign: many(a.campaign, if a.only.is_empty() { 35 } else { 0 }),
+            campaign: many(a.campaign, if a.only.is_empty() { 38 } else { 0 }),
             only: a.only.clone(),
         };
         check.known()?;

@@ -14,7 +14,7 @@ use ft_runtime::pair::status::{Event, Milestone};
 use serde::Serialize;
 use std::io;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const RATE: u32 = 10_000;
@@ -259,7 +259,7 @@ fn switchovers(count: u32, ft: &Ft, say: &dyn Fn(&str), failures: &mut Vec<Strin
             let serves = whole(&rig, ft)?;
             orders.push(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64);
             done += 1;
-            if let Err(e) = switchover(&rig, serves, ft) {
+            if let Err(e) = rig.order(serves, "switchover") {
                 failures.push(format!("switchover {done}: {e}"));
             }
             ft.stop.sleep(SWITCHOVER_WINDOW)?;
@@ -277,12 +277,6 @@ fn switchovers(count: u32, ft: &Ft, say: &dyn Fn(&str), failures: &mut Vec<Strin
         }
     }
     Ok(waits)
-}
-
-fn switchover(rig: &Rig, host: &str, ft: &Ft) -> io::Result<()> {
-    let socket = rig.control(host).ok_or_else(|| io::Error::other(format!("{host} has no control socket")))?;
-    let o = Command::new(&ft.program).args(["switchover", "--socket"]).arg(socket).stdin(Stdio::null()).output()?;
-    if o.status.success() { Ok(()) } else { Err(io::Error::other(String::from_utf8_lossy(&o.stderr).trim().to_owned())) }
 }
 
 #[cfg(test)]

@@ -325,7 +325,7 @@ fn judge(end: End, outcome: &Outcome) -> (bool, Option<i32>, String) {
         },
         Ended::Diverged(scene) => (false, None, format!("diverged: {}", scene.what)),
         Ended::Stuck(text) => (false, None, format!("stuck: {text}")),
-        Ended::Left(why) | Ended::Rejoins(why) => (false, None, why.clone()),
+        Ended::Left(why) | Ended::Detached(why) | Ended::Rejoins(why) => (false, None, why.clone()),
         Ended::Interrupted(signo) => (false, Some(EXIT_FT), format!("interrupted by signal {signo}")),
     }
 }

@@ -252,6 +252,7 @@ pub fn exit_code(status: i32) -> i32 {
 pub fn exit_code_of(outcome: &Outcome) -> i32 {
     match outcome.ended {
         Ended::Exited { status, .. } => exit_code(status),
+        Ended::Detached(_) => 0,
         Ended::Interrupted(signo) => 128 + i32::from(signo),
         Ended::LogEnd | Ended::Diverged(_) | Ended::Stuck(_) | Ended::Left(_) | Ended::Rejoins(_) => EXIT_FT,
     }

@@ -2,11 +2,11 @@
 //! it wants done. A change of it is a change of the protocol, and is looked at.
 
 use ft_log::ids::{LogIndex, Term};
-use ft_runtime::failover::action::{Action, Output};
+use ft_runtime::failover::action::{Action, Failure, Output, Report};
 use ft_runtime::failover::book::{Answer, RequestId};
 use ft_runtime::failover::config::{ArbiterKind, Config, DivergencePolicy, Timing};
 use ft_runtime::failover::event::{Blame, Command, Event, LinkEnd, ServiceNet, Timer};
-use ft_runtime::failover::message::{Drop, Hello, Message, Preferred, Role, Yield};
+use ft_runtime::failover::message::{Drop, Hello, Kept, Message, Preferred, Role, Stance, Yield};
 use ft_runtime::failover::record::{HostId, Members, Phase, Record, Ruling, Version};
 use ft_runtime::failover::state::{Kind, Machine};
 use std::fmt::Write;
@@ -119,9 +119,9 @@ fn backup(arbiter: ArbiterKind) -> Rig {
     if arbiter == VOTES {
         rig.hear(Some(live(PEER, 1, Members::only(PEER))));
     }
-    rig.feed(hello(Role::Primary { waits: false }, 1));
+    rig.feed(hello(Role::Primary(Stance::Alone), 1));
     rig.feed(Event::Peer(Message::Adding { term: Term(1), nonce: 1 }));
-    rig.feed(hello(Role::Primary { waits: true }, 1));
+    rig.feed(hello(Role::Primary(Stance::Waits), 1));
     rig.feed(Event::Peer(Message::InSync { term: Term(1) }));
     if arbiter == VOTES {
         rig.hear(Some(live(PEER, 1, both())));
@@ -184,6 +184,17 @@ fn paired(arbiter: ArbiterKind) -> Rig {
     rig
 }
 
+fn releasing(command: Command) -> Rig {
+    paired(VOTES).feed_all(&[Event::Operator(command)])
+}
+
+fn paused() -> Rig {
+    let mut rig = releasing(Command::Pause);
+    rig.granted();
+    rig.feed(hello(Role::Joining, 0));
+    rig
+}
+
 fn removing() -> Rig {
     paired(VOTES).feed_all(&[Event::Timer(Timer::Silence)])
 }
@@ -214,10 +225,11 @@ fn states() -> Vec<(&'static str, Kind, Make)> {
         of("Starting", Kind::Starting, || starting(VOTES)),
         of("Joining", Kind::Joining, || {
             let mut rig = starting(VOTES);
-            rig.feed(hello(Role::Primary { waits: false }, 1));
+            rig.feed(hello(Role::Primary(Stance::Alone), 1));
             rig
         }),
         of("Backup", Kind::Backup, || backup(VOTES)),
+        of("Backup, link lost", Kind::Backup, || backup(VOTES).feed_all(&[Event::LinkDown(LinkEnd::Lost)])),
         of("Backup, no arbiter", Kind::Backup, move || backup(none)),
         of("Claiming, link closed", Kind::Claiming, claiming),
         of("Claiming, asked to", Kind::Claiming, || {
@@ -236,6 +248,15 @@ fn states() -> Vec<(&'static str, Kind, Make)> {
         of("PrimaryAdding, invited", Kind::PrimaryAdding, || inviting(VOTES)),
         of("PrimaryAdding, put", Kind::PrimaryAdding, || adding(VOTES)),
         of("PrimaryPaired", Kind::PrimaryPaired, || paired(VOTES)),
+        of("PrimaryAlone, paused", Kind::PrimaryAlone, paused),
+        of("PrimaryReleasing, pause", Kind::PrimaryReleasing, || releasing(Command::Pause)),
+        of("PrimaryReleasing, detach", Kind::PrimaryReleasing, || releasing(Command::Detach)),
+        of("PrimaryPaired, the arbiter lost", Kind::PrimaryPaired, || {
+            let mut rig = paired(VOTES);
+            let event = rig.answer(Answer::TimedOut);
+            rig.feed(event);
+            rig
+        }),
         of("PrimaryPaired, no arbiter", Kind::PrimaryPaired, move || paired(none)),
         of("PrimaryPaired, no arbiter, alone allowed", Kind::PrimaryPaired, || {
             paired(ArbiterKind::None { alone_allowed: true })
@@ -257,6 +278,10 @@ fn states() -> Vec<(&'static str, Kind, Make)> {
         of("Mute", Kind::Mute, mute),
         of("Mute, no arbiter", Kind::Mute, move || paired(none).feed_all(&[Event::Timer(Timer::Silence)])),
         of("Rechecking, was alone", Kind::Rechecking, || rechecking(alone(VOTES))),
+        of("Rechecking, was paused", Kind::Rechecking, || rechecking(paused())),
+        of("Rechecking, was letting its backup go for a pause", Kind::Rechecking, || {
+            rechecking(releasing(Command::Pause))
+        }),
         of("Rechecking, was paired", Kind::Rechecking, || rechecking(paired(VOTES))),
         of("Yielding, guest died", Kind::Yielding, || yielding(Event::GuestDied)),
         of("Yielding, service network lost", Kind::Yielding, || yielding(Event::ServiceNet(ServiceNet::Lost))),
@@ -294,9 +319,10 @@ fn events() -> Vec<(&'static str, Happen)> {
         at("Hello Joining", hello(Role::Joining, 0)),
         at("Hello Backup", hello(Role::Backup, 1)),
         at("Hello Taking", hello(Role::Taking, 2)),
-        at("Hello Primary, waits", hello(Role::Primary { waits: true }, 1)),
-        at("Hello Primary, alone", hello(Role::Primary { waits: false }, 1)),
-        at("Hello Primary, later term", hello(Role::Primary { waits: false }, 2)),
+        at("Hello Primary, waits", hello(Role::Primary(Stance::Waits), 1)),
+        at("Hello Primary, alone", hello(Role::Primary(Stance::Alone), 1)),
+        at("Hello Primary, paused", hello(Role::Primary(Stance::Paused), 1)),
+        at("Hello Primary, later term", hello(Role::Primary(Stance::Alone), 2)),
         at("Hello Yielding", hello(Role::Yielding, 1)),
         at("Hello Failed", hello(Role::Failed, 0)),
         say("Ping", Message::Ping { nonce: 9 }),
@@ -311,6 +337,9 @@ fn events() -> Vec<(&'static str, Happen)> {
         say("DropOut", Message::DropOut { why: Drop::GuestDied }),
         say("DropOut, diverged", Message::DropOut { why: Drop::Diverged }),
         say("Dismissed", Message::Dismissed { why: Drop::Diverged }),
+        say("Dismissed, detached", Message::Dismissed { why: Drop::Detached }),
+        say("Detach", Message::Detach),
+        say("Kept", Message::Kept { why: Kept::ArbiterSilent }),
         at("PeerLags", Event::PeerLags),
         at("PeerCaughtUp", Event::PeerCaughtUp),
         at("GuestStarted", Event::GuestStarted),
@@ -361,6 +390,9 @@ fn events() -> Vec<(&'static str, Happen)> {
         at("Operator: shutdown", Event::Operator(Command::Shutdown)),
         at("Operator: switchover", Event::Operator(Command::Switchover)),
         at("Operator: force", Event::Operator(Command::Force)),
+        at("Operator: pause", Event::Operator(Command::Pause)),
+        at("Operator: resume", Event::Operator(Command::Resume)),
+        at("Operator: detach", Event::Operator(Command::Detach)),
         at("Timer PeerWait", Event::Timer(Timer::PeerWait)),
         at("Timer Silence", Event::Timer(Timer::Silence)),
         at("Timer HeadStart", Event::Timer(Timer::HeadStart)),
@@ -450,4 +482,78 @@ fn no_state_panics_on_any_two_events() {
             }
         }
     }
+}
+
+/// How a backup is let go: what the primary does from the order on, and what it is then.
+fn let_go(command: Command, answer: impl FnOnce(&mut Rig) -> Event) -> (Vec<Action>, Kind) {
+    let mut rig = releasing(command);
+    let mut did = rig.actions.clone();
+    let event = answer(&mut rig);
+    did.extend(rig.feed(event).actions.clone());
+    (did, rig.kind())
+}
+
+#[test]
+fn output_waits_for_a_backup_that_is_let_go_until_the_record_has_the_primary_alone() {
+    for command in [Command::Pause, Command::Detach] {
+        let mut rig = releasing(command);
+        assert_eq!(rig.put, Some(live(ME, 1, Members::only(ME))));
+        assert!(!rig.actions.iter().any(|a| matches!(a, Action::Output(_) | Action::Lease(_))), "{:?}", rig.actions);
+        rig.granted();
+        assert!(rig.actions.iter().any(|a| matches!(a, Action::Output(Output::Alone(_)))), "{:?}", rig.actions);
+        assert_eq!(rig.kind(), Kind::PrimaryAlone);
+    }
+}
+
+#[test]
+fn a_backup_stays_that_the_arbiter_does_not_take_out() {
+    for command in [Command::Pause, Command::Detach] {
+        let (did, kind) = let_go(command, |rig| rig.answer(Answer::TimedOut));
+        assert!(!did.iter().any(|a| matches!(a, Action::Output(_))), "{did:?}");
+        assert_eq!(kind, Kind::PrimaryAdding, "it is put back, whatever became of the put");
+        assert_eq!(did.contains(&Action::Send(Message::Kept { why: Kept::ArbiterSilent })), command == Command::Detach);
+        let lost = || {
+            let mut rig = paired(VOTES);
+            let event = rig.answer(Answer::TimedOut);
+            rig.feed(event);
+            rig
+        };
+        for mut rig in [lost(), paired(ArbiterKind::None { alone_allowed: false })] {
+            rig.put = None;
+            rig.feed(Event::Operator(command));
+            assert_eq!((rig.kind(), rig.put), (Kind::PrimaryPaired, None));
+            assert!(rig.actions.iter().any(|a| matches!(a, Action::Report(Report::Refused(_)))), "{:?}", rig.actions);
+        }
+    }
+}
+
+#[test]
+fn a_backup_asks_to_be_let_go_and_is_done_when_it_is_dismissed() {
+    let mut rig = backup(VOTES);
+    rig.feed(Event::Operator(Command::Detach));
+    assert_eq!((rig.kind(), &rig.actions[..]), (Kind::Backup, &[Action::Send(Message::Detach)][..]));
+    let (did, _) = let_go(Command::Detach, |rig| {
+        let put = rig.put;
+        rig.heard(put)
+    });
+    assert!(did.contains(&Action::Send(Message::Dismissed { why: Drop::Detached })), "{did:?}");
+    rig.feed(Event::Peer(Message::Dismissed { why: Drop::Detached })).feed(Event::Demoted);
+    assert!(rig.actions.contains(&Action::Report(Report::Failed(Failure::Detached))), "{:?}", rig.actions);
+    assert_eq!(rig.kind(), Kind::Failed);
+}
+
+#[test]
+fn a_paused_primary_invites_nobody_until_it_is_told_to() {
+    let invites = |rig: &mut Rig| {
+        rig.feed(Event::PeerCaughtUp);
+        rig.actions.iter().any(|a| matches!(a, Action::Send(Message::Adding { .. })))
+    };
+    let mut rig = paused();
+    assert!(!invites(&mut rig));
+    let last = rig.last.map(|r| r.ruling);
+    rig.feed(Event::Thawed).hear(last);
+    assert_eq!(rig.kind(), Kind::PrimaryAlone);
+    assert!(!invites(&mut rig), "a pause outlasts a freeze");
+    rig.feed(Event::Operator(Command::Resume));
+    assert!(invites(&mut rig));
 }

@@ -183,6 +183,33 @@ impl Rig {
         });
     }
 
+    /// What a person says to a host's engine; whether it is done, and what is said of it.
+    fn order(&self, host: &str, command: &[&str]) -> (bool, String) {
+        let o = self.ft("exec").args([host, "--", "/usr/local/bin/ft"]).args(command).output().unwrap();
+        (o.status.success(), String::from_utf8(o.stdout).unwrap() + &String::from_utf8(o.stderr).unwrap())
+    }
+
+    fn expect_done(&self, host: &str, command: &[&str], word: &str) {
+        let (done, said) = self.order(host, command);
+        assert!(done && said.contains(word), "{command:?} on {host}: {said}");
+    }
+
+    fn expect_refused(&self, host: &str, command: &[&str], why: &str) {
+        let (done, said) = self.order(host, command);
+        assert!(!done && said.contains(why), "{command:?} on {host}: {said}");
+    }
+
+    /// The pair as it is: its primary is lost under load, and the other one has everything.
+    fn expect_protection(&self, address: &str) {
+        let host = address.split(':').next().unwrap();
+        self.exec("client", &["redis-cli", "-h", host, "FLUSHALL"]);
+        let client = self.client(address);
+        std::thread::sleep(FAULT_AFTER);
+        self.fault("alpha", "kill-host");
+        self.expect_all_kept(client);
+        assert_eq!(self.primaries(), ["beta"]);
+    }
+
     fn expect_all_kept(&self, client: Child) {
         let o = client.wait_with_output().unwrap();
         let text = format!("{}\n{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr));
@@ -427,10 +454,7 @@ fn a_primary_that_dies_in_the_middle_of_a_transfer_is_waited_for() {
 fn a_person_moves_the_service_from_host_to_host() {
     let (rig, address) = Rig::up_patient("switch");
     let client = rig.client(&address);
-    let switchover = |host: &str| {
-        let o = rig.ft("exec").args([host, "--", "/usr/local/bin/ft", "switchover"]).output().unwrap();
-        (o.status.success(), String::from_utf8(o.stdout).unwrap() + &String::from_utf8(o.stderr).unwrap())
-    };
+    let switchover = |host: &str| rig.order(host, &["switchover"]);
     for (from, to) in [("alpha", "beta"), ("beta", "alpha")] {
         std::thread::sleep(FAULT_AFTER / 2);
         let (done, said) = switchover(from);
@@ -445,6 +469,120 @@ fn a_person_moves_the_service_from_host_to_host() {
     let (done, said) = switchover("alpha");
     assert!(!done && said.contains("could not take over: there is no backup"), "{said}");
     assert_eq!(rig.primaries(), ["alpha"]);
+}
+
+const PAUSE: &[&str] = &["pause"];
+const RESUME: &[&str] = &["resume"];
+const DETACH: &[&str] = &["backup", "detach"];
+
+/// Under load: no connection breaks, nothing is lost, nobody joins meanwhile; and afterwards the pair is as good as before.
+#[test]
+fn a_person_pauses_protection_and_resumes_it() {
+    let (rig, address) = Rig::up_patient("maint");
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.expect_refused("beta", PAUSE, "this host does not serve at the moment; say it on alpha");
+    rig.expect_done("alpha", PAUSE, "protection is paused by a person; nothing takes over until `ft resume` here");
+    rig.expect_done("alpha", PAUSE, "paused already");
+    rig.wait_until(|r| r.state("beta").starts_with("paused: waits for `ft resume`"));
+    rig.expect_all_kept(client);
+    assert!(rig.state("alpha").starts_with("alone: paused"), "{}", rig.state("alpha"));
+    assert!(rig.events("beta").contains("the primary has paused protection"), "{}", rig.events("beta"));
+    rig.expect_refused("alpha", &["switchover"], "protection is paused");
+    rig.expect_refused("alpha", DETACH, "there is no backup");
+    rig.expect_refused("beta", DETACH, "neither backup nor primary");
+    rig.expect_refused("beta", RESUME, "say it on alpha");
+    assert_eq!(rig.primaries(), ["alpha"]);
+    rig.expect_done("alpha", RESUME, "`ft events --follow` says when it is `protected`");
+    rig.expect_whole("alpha");
+    rig.expect_done("alpha", RESUME, "protection isn't paused");
+    assert!(!rig.events("alpha").contains("MUTE"), "{}", rig.events("alpha"));
+    rig.expect_protection(&address);
+}
+
+#[test]
+fn a_pause_breaks_off_a_transfer_and_lasts_for_whoever_comes() {
+    let (rig, address) = in_the_middle_of_a_transfer("midpause");
+    rig.expect_done("alpha", PAUSE, "protection is paused");
+    rig.wait_until(|r| r.events("beta").contains("the service's state did not come: it says goodbye: protection is paused"));
+    rig.wait_until(|r| r.state("beta").starts_with("paused"));
+    rig.fault("beta", "kill-host");
+    rig.fault("beta", "revive-host");
+    rig.wait_until(|r| r.state("beta").starts_with("paused"));
+    assert_eq!((rig.primaries(), get(&rig, &address, "told")), (vec!["alpha".into()], "1".into()));
+    rig.expect_done("alpha", RESUME, "protection is resumed");
+    rig.expect_whole("alpha");
+}
+
+/// Nobody else has the state then, and nobody pretends to.
+#[test]
+fn a_pause_ends_with_the_primarys_engine() {
+    let (rig, address) = Rig::up("unpause");
+    rig.exec("client", &["redis-cli", "-h", address.split(':').next().unwrap(), "SET", "told", "1"]);
+    rig.expect_done("alpha", PAUSE, "protection is paused");
+    rig.wait_until(|r| r.state("beta").starts_with("paused"));
+    rig.fault("alpha", "kill-host");
+    // It knows that nobody is there; what it makes of that takes no longer.
+    rig.wait_until(|r| !r.state("beta").starts_with("paused"));
+    assert_eq!(rig.primaries(), [] as [String; 0]);
+    rig.fault("alpha", "revive-host");
+    rig.wait_until(|r| r.primaries() == ["alpha"] && get(r, &address, "told") == "1");
+    rig.expect_whole("alpha");
+}
+
+/// Its machine is switched off and on, and the pair is as good as before.
+fn detaches(name: &str, host: &str) {
+    let (rig, address) = Rig::up_patient(name);
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.expect_done(host, DETACH, "detached by a person");
+    rig.wait_until(|r| r.state("beta") == "ended, exit status 0");
+    assert_eq!(rig.state("alpha"), "alone");
+    rig.expect_refused("alpha", DETACH, "there is no backup");
+    rig.expect_all_kept(client);
+    let said = rig.events("alpha");
+    assert!(said.contains("the backup is detached by a person") && !said.contains("MUTE"), "{said}");
+    assert!(rig.log("beta").contains("ft: detached by a person"), "{}", rig.log("beta"));
+    rig.fault("beta", "kill-host");
+    rig.fault("beta", "revive-host");
+    rig.expect_whole("alpha");
+    rig.expect_protection(&address);
+}
+
+#[test]
+fn a_backup_is_detached_by_a_word_to_the_primary_and_comes_back() {
+    detaches("pdetach", "alpha");
+}
+
+#[test]
+fn a_backup_is_detached_by_a_word_to_itself_and_comes_back() {
+    detaches("bdetach", "beta");
+}
+
+/// Rather than that a client has to wait.
+#[test]
+fn a_backup_that_nobody_could_take_out_of_the_record_stays() {
+    let (rig, address) = Rig::up_patient("keeps");
+    let client = rig.client(&address);
+    rig.fault("witness", "kill-host");
+    rig.wait_until(|r| ["alpha", "beta"].iter().all(|h| r.events(h).contains(LOST)));
+    for (host, command) in [("alpha", PAUSE), ("alpha", DETACH), ("beta", DETACH)] {
+        rig.expect_refused(host, command, "the backup stays: the arbiter does not answer");
+    }
+    rig.expect_all_kept(client);
+    assert_eq!((rig.primaries(), rig.state("alpha")), (vec!["alpha".into()], "protected".into()));
+    rig.fault("witness", "revive-host");
+    rig.wait_until(|r| ["alpha", "beta"].iter().all(|h| r.events(h).contains(BACK)));
+    rig.expect_done("alpha", PAUSE, "protection is paused");
+}
+
+#[test]
+fn without_an_arbiter_a_backup_stays() {
+    let (rig, _) = Rig::up_as("nokeep", "[arbiter]\nkind = \"none\"\n");
+    for (host, command) in [("alpha", PAUSE), ("alpha", DETACH), ("beta", DETACH)] {
+        rig.expect_refused(host, command, "the backup stays: there is no arbiter");
+    }
+    assert_eq!(rig.state("alpha"), "protected");
 }
 
 /// What the backup takes the primary's death for, with the primary's guard as it is or killed before.

@@ -1,6 +1,6 @@
 //! `ft status` and `ft events` against a control socket, as people call them.
 
-use ft_runtime::pair::status::{ControlSocket, Milestone, Progress, Shown, StatusBoard};
+use ft_runtime::pair::status::{ControlSocket, Milestone, Order, Progress, Shown, StatusBoard};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -130,6 +130,42 @@ fn a_follower_notices_the_end_of_its_engine() {
     let (out, err) = (String::from_utf8(o.stdout).unwrap(), String::from_utf8(o.stderr).unwrap());
     assert!(o.status.success() && out == "1970-01-01T00:00:00.001000Z  the last\n", "{out}");
     assert!(err.contains("7 older events") && err.contains("has ended"), "{err}");
+}
+
+/// An order, and what the engine says of it in the end.
+fn ordered(name: &str, arguments: &[&str], order: Order, milestone: Milestone, text: &str) -> (bool, String) {
+    let e = Engine::start(name);
+    e.board.mark(Milestone::Refused, "of another order, long ago");
+    let child = e.ft(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let given = loop {
+        if let Some(o) = e.board.take_order() {
+            break o;
+        }
+    };
+    assert_eq!(given, order);
+    e.board.event("something else");
+    e.board.mark(milestone, text);
+    // Its last words.
+    drop(e);
+    let o = child.wait_with_output().unwrap();
+    (o.status.success(), String::from_utf8(o.stdout).unwrap() + &String::from_utf8(o.stderr).unwrap())
+}
+
+#[test]
+fn what_becomes_of_an_order_is_waited_for() {
+    let detach = ["backup", "detach"];
+    for (arguments, order, done) in [
+        (&["pause"][..], Order::Pause, Milestone::Paused),
+        (&["resume"], Order::Resume, Milestone::Resumed),
+        (&detach, Order::Detach, Milestone::Detached),
+    ] {
+        let name = arguments[arguments.len() - 1];
+        assert_eq!(ordered(name, arguments, order, done, "it is done"), (true, "it is done\n".into()));
+        let (ok, said) = ordered(&format!("no-{name}"), arguments, order, Milestone::Refused, "refused: not now");
+        assert!(!ok && said.contains("not now") && !said.contains("long ago"), "{said}");
+    }
+    let (ok, said) = ordered("gone", &detach, Order::Detach, Milestone::Detected, "taking over, term 2");
+    assert!(!ok && said.contains("taking over"), "{said}");
 }
 
 #[test]

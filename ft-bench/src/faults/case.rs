@@ -111,14 +111,14 @@ fn watch(rig: &Rig, case: &Case) -> io::Result<Seen> {
     clients.work_until(began + case.fault_at, |_| {})?;
     let term = pair(rig)?;
     let host = name(case.kind.victim);
-    let fault = case.kind.fault.map(|f| rig.fault(host, f)).transpose()?;
+    let fault = case.kind.fault.map(|f| rig.happen(host, f)).transpose()?;
     if let Some((victim, also)) = case.kind.also {
-        rig.fault(name(victim), also)?;
+        rig.happen(name(victim), also)?;
     }
     if let Some(at) = case.heal_at {
         clients.work_until(began + at, |_| {})?;
         for (victim, heal) in case.kind.heal {
-            rig.fault(name(*victim), heal)?;
+            rig.happen(name(*victim), heal)?;
         }
     }
     let tally = clients.finish(|_| {})?;

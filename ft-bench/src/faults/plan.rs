@@ -29,7 +29,7 @@ pub enum Outcome {
 pub struct Kind {
     pub name: &'static str,
     pub victim: Victim,
-    /// As `ft rig fault` calls it; `None`: nothing happens.
+    /// As `ft rig fault` calls it, or what a person types on that host (`ft ...`); `None`: nothing happens.
     pub fault: Option<&'static str>,
     /// A second one, right after it.
     pub also: Option<(Victim, &'static str)>,
@@ -67,12 +67,13 @@ type Heal = &'static [(Victim, &'static str)];
 const REVIVED: Heal = &[(Primary, "revive-host")];
 /// Its first process lives on.
 const RESTARTED: Heal = &[(Primary, "kill-host"), (Primary, "revive-host")];
+const BACKUP_RESTARTED: Heal = &[(Backup, "kill-host"), (Backup, "revive-host")];
 const THAWED: Heal = &[(Primary, "thaw-host")];
 const RESUMED: Heal = &[(Primary, "resume-engine")];
 const SERVICE_HEALED: Heal = &[(Primary, "heal-service")];
 const LINK_HEALED: Heal = &[(Primary, "heal-link")];
 
-pub const KINDS: [Kind; 35] = [
+pub const KINDS: [Kind; 38] = [
     Kind { fault: None, ..kind("none", Primary, "", Unmoved) },
     kind("kill-guest", Primary, "kill-guest", TakenOver),
     kind("kill-engine", Primary, "kill-engine", TakenOver).healed(RESTARTED),
@@ -91,7 +92,7 @@ pub const KINDS: [Kind; 35] = [
     kind("cut-management", Primary, "cut-management", Unmoved).healed(&[(Primary, "heal-management")]),
     kind("flush-gate", Primary, "flush-gate", Unmoved),
     kind("backup:kill-guest", Backup, "kill-guest", Reseeded),
-    kind("backup:kill-engine", Backup, "kill-engine", Reseeded).healed(&[(Backup, "kill-host"), (Backup, "revive-host")]),
+    kind("backup:kill-engine", Backup, "kill-engine", Reseeded).healed(BACKUP_RESTARTED),
     kind("backup:kill-host", Backup, "kill-host", Reseeded).healed(&[(Backup, "revive-host")]),
     kind("backup:kill-host+wipe", Backup, "kill-host", Reseeded).healed(&[(Backup, "revive-host --wipe")]),
     kind("backup:freeze-host", Backup, "freeze-host", Reseeded).healed(&[(Backup, "thaw-host")]),
@@ -103,6 +104,9 @@ pub const KINDS: [Kind; 35] = [
     kind("witness:freeze-host", Witness, "freeze-host", Unmoved).healed(&[(Witness, "thaw-host")]),
     kind("witness:cut-management", Witness, "cut-management", Unmoved).healed(&[(Witness, "heal-management")]),
     kind("witness:cut-service", Witness, "cut-service", Unmoved).healed(&[(Witness, "heal-service")]),
+    kind("ft-pause", Primary, "ft pause", Reseeded).healed(&[(Primary, "ft resume")]),
+    kind("ft-detach", Primary, "ft backup detach", Reseeded).healed(BACKUP_RESTARTED),
+    kind("backup:ft-detach", Backup, "ft backup detach", Reseeded).healed(BACKUP_RESTARTED),
     kind("cut-service+cut-link", Primary, "cut-service", TakenOver)
         .and(Primary, "cut-link")
         .healed(&[(Primary, "heal-service"), (Primary, "heal-link")]),

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const UP_MAX: Duration = Duration::from_secs(120);
 const DOWN_MAX: Duration = Duration::from_secs(60);
@@ -161,6 +161,24 @@ impl Rig {
     /// `kind`: with its options.
     pub fn fault(&self, host: &str, kind: &str) -> io::Result<Fault> {
         self.ask("ft rig fault", self.command("fault").arg(host).args(kind.split(' ')))
+    }
+
+    /// A person's word to the engine of a host, as it is typed after `ft`; returns once it is carried out.
+    pub fn order(&self, host: &str, words: &str) -> io::Result<Fault> {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let socket = self.control(host).ok_or_else(|| io::Error::other(format!("{host} has no control socket")))?;
+        let mut c = Command::new(&self.ft.program);
+        let o = c.args(words.split(' ')).arg("--socket").arg(socket).stdin(Stdio::null()).output()?;
+        let said = || io::Error::other(format!("ft {words} on {host}: {}", String::from_utf8_lossy(&o.stderr).trim()));
+        if o.status.success() { Ok(Fault { unix_ns: at.as_nanos() as u64 }) } else { Err(said()) }
+    }
+
+    /// A fault as in [`Self::fault`]; or, after `ft `, a person's word.
+    pub fn happen(&self, host: &str, what: &str) -> io::Result<Fault> {
+        match what.strip_prefix("ft ") {
+            Some(words) => self.order(host, words),
+            None => self.fault(host, what),
+        }
     }
 
     pub fn hosts(&self) -> io::Result<Vec<HostStatus>> {

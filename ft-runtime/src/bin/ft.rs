@@ -6,7 +6,8 @@ use ft_runtime::failover::arbiter::witness::command as witness;
 use ft_runtime::record::{self, Record, Server};
 use ft_runtime::config::Config;
 use ft_runtime::pair::guard;
-use ft_runtime::pair::status::command::{EventsArgs, ForceArgs, StatusArgs, SwitchoverArgs};
+use ft_runtime::pair::status::command::{EventsArgs, StatusArgs};
+use ft_runtime::pair::status::ordered::{BackupCommand, ForceArgs, OrderArgs};
 use ft_runtime::replay::Replay;
 use ft_runtime::rig::cli::Rig;
 use ft_runtime::start::{EXIT_FT, Error, Show};
@@ -41,7 +42,14 @@ enum Command {
     /// Have this host serve alone where nothing can decide it: by your word that the other host is off.
     Force(ForceArgs),
     /// Have the other host of a pair serve, and this one protect it: for maintenance. No client's connection breaks.
-    Switchover(SwitchoverArgs),
+    Switchover(OrderArgs),
+    /// On the primary: go on without a backup, and admit none, until `ft resume`. No client's connection breaks.
+    Pause(OrderArgs),
+    /// On the primary: end `ft pause`. The other host is given the service's state, and protects it again.
+    Resume(OrderArgs),
+    /// What is done with the backup.
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Make this host's key for the link to its peer, and print the public key, which the peer is configured with.
     Keygen(Keygen),
     /// Keep, on a third machine, the record of who serves: the vote that decides between two hosts.
@@ -184,7 +192,10 @@ fn run(cli: Cli) -> Result<i32, Error> {
         Command::Status(a) => Ok(a.run().map(|()| 0)?),
         Command::Events(a) => Ok(a.run().map(|()| 0)?),
         Command::Force(a) => Ok(a.run().map(|()| 0)?),
-        Command::Switchover(a) => Ok(a.run().map(|()| 0)?),
+        Command::Switchover(a) => Ok(a.switch_over().map(|()| 0)?),
+        Command::Pause(a) => Ok(a.pause().map(|()| 0)?),
+        Command::Resume(a) => Ok(a.resume().map(|()| 0)?),
+        Command::Backup(c) => Ok(c.run().map(|()| 0)?),
         Command::Run(r) => record::solo(&r.guest.server(), &Show { trace: r.guest.trace, calls: r.calls }),
         Command::Record(r) => Record {
             output: r.output,

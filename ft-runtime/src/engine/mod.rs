@@ -124,7 +124,9 @@ pub enum Ended {
     Interrupted(u8),
     /// This host has no part in the service any more; why.
     Left(String),
-    /// The same, but it may be given the service's state anew.
+    /// No part any more, as a person wanted it.
+    Detached(String),
+    /// No part any more, but it may be given the service's state anew.
     Rejoins(String),
 }
 

@@ -26,6 +26,8 @@ const ACKNOWLEDGE_MAX: Duration = Duration::from_secs(2);
 const INTERRUPT_TWICE: Duration = Duration::from_secs(1);
 /// After the service's end: for its fork children to be gone.
 const CHILDREN_MAX: Duration = Duration::from_secs(10);
+/// How often a service that waits is sent to where it is copied: it may not be able to yet.
+const WAKE_EVERY: Duration = Duration::from_millis(20);
 const SERVICE: DomainId = DomainId(0);
 
 struct Ending {
@@ -45,8 +47,8 @@ pub(crate) struct Primary {
     log_deadline: Option<Instant>,
     /// The backup is too far behind: nothing more is read from clients.
     pub paused: bool,
-    /// The service was sent on to be copied.
-    woken_for_copy: bool,
+    /// The service was sent on to be copied then.
+    woken_for_copy: Option<Instant>,
     /// Another host's guest goes on where this one's dies: what clients say after that is logged too.
     pub heir: bool,
     /// The guest's clock, and when it was that.
@@ -138,7 +140,7 @@ impl Primary {
             ending: None,
             log_deadline: None,
             paused: false,
-            woken_for_copy: false,
+            woken_for_copy: None,
             heir: false,
             clock: None,
             copied: None,
@@ -188,14 +190,12 @@ impl Primary {
         self.claim_by(core, |d| d.claim_quiet(now))
     }
 
-    /// A service that waits for clients is copied at the next point: it is sent there, once.
-    fn wake_for_copy(&mut self, core: &mut Core) -> Result<(), EngineError> {
-        if core.segment.header().copy.load(Ordering::Relaxed) != copy::WANTED {
-            self.woken_for_copy = false;
-        } else if !self.woken_for_copy {
-            let before = self.entries;
+    /// A service that waits for clients is copied, and reaps its copy, at the next point: it is sent there.
+    fn wake_for_copy(&mut self, core: &mut Core, now: Instant) -> Result<(), EngineError> {
+        let has_to = matches!(core.segment.header().copy.load(Ordering::Relaxed), copy::WANTED | copy::READ);
+        if has_to && self.woken_for_copy.is_none_or(|at| now.saturating_duration_since(at) >= WAKE_EVERY) {
+            self.woken_for_copy = Some(now);
             self.claim_by(core, |d| if d.id == SERVICE { d.claim_nothing() } else { Ok(None) })?;
-            self.woken_for_copy = self.entries != before;
         }
         Ok(())
     }
@@ -464,7 +464,7 @@ impl Part for Primary {
         let mut inbox = ServiceInbox { log: &mut *self.log, core, entries: &mut self.entries, paused: self.paused, heir: self.heir };
         let more = self.front.turn(&mut inbox, committed, now)?;
         self.claim(core)?;
-        self.wake_for_copy(core)?;
+        self.wake_for_copy(core, now)?;
         self.log_deadline = self.log.turn(now)?;
         Ok(more)
     }

@@ -4,6 +4,7 @@ use super::book::RequestId;
 use super::event::Timer;
 use super::message::{Drop, Message, Yield};
 use super::record::{HostId, Ruling, Version};
+use super::refusal::Refusal;
 use super::rights::{Alone, GateKey};
 use ft_log::ids::Term;
 use std::fmt;
@@ -144,6 +145,13 @@ pub enum Report {
     ArbiterBack,
     ArbiterEmpty,
     ArbiterForgot,
+    PausedAlready,
+    /// A backup is wanted again.
+    Unpaused,
+    NotPaused,
+    /// The primary wants no backup, and wants one again.
+    PeerPaused,
+    PeerUnpaused,
     /// What the operator asked for is not done.
     Refused(Refusal),
     Failed(Failure),
@@ -180,26 +188,32 @@ pub enum Unprotected {
     /// The backup was asked to take over and has not.
     YieldFailed,
     Operator,
+    /// A person wants no backup.
+    Paused,
+    /// A person wants the backup's machine.
+    Detached,
+}
+
+impl Unprotected {
+    /// What there is to do.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Paused => "nothing takes over until `ft resume` here, and `protected` after it",
+            Self::Detached => "nothing takes over until `ft run` there, and `protected` after it",
+            _ => "bring the other host back",
+        }
+    }
 }
 
 /// Why a primary without a service network does not hand over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stranded {
     NoBackup,
+    Paused,
     /// The backup's service network is no better, or the arbiter does not answer it.
     BackupToo,
     NoArbiter,
     ArbiterSilent,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// This host does not serve, or holds back what it has to say.
-    SwitchoverElsewhere,
-    /// The other host could not go on; why.
-    Switchover(Stranded),
-    ForceServes,
-    ForceBusy,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,6 +223,8 @@ pub enum Failure {
     Restore,
     Diverged,
     Shutdown,
+    /// No failure at all: a person took this backup out.
+    Detached,
 }
 
 impl fmt::Display for ClaimCause {
@@ -240,6 +256,8 @@ impl fmt::Display for Unprotected {
             Self::ClaimBeaten => "the backup began to take over and did not finish",
             Self::YieldFailed => "the backup did not take over when asked to",
             Self::Operator => "the operator said that the other host is off",
+            Self::Paused => "protection is paused by a person",
+            Self::Detached => "the backup is detached by a person",
         })
     }
 }
@@ -248,6 +266,7 @@ impl fmt::Display for Stranded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoBackup => "there is no backup",
+            Self::Paused => "protection is paused; `ft resume` here first, and wait for `protected`",
             Self::BackupToo => "the backup does not reach its service network, or the arbiter, either",
             Self::NoArbiter => "there is no arbiter, and without one nothing moves by itself",
             Self::ArbiterSilent => "the arbiter does not answer",
@@ -272,7 +291,7 @@ impl fmt::Display for Report {
             Self::Live { term } => write!(f, "live in term {term}"),
             Self::Protected { term } => write!(f, "protected: the backup is in sync in term {term}"),
             Self::Unprotected { term, why } => {
-                write!(f, "UNPROTECTED in term {term}: {why}; bring the other host back")
+                write!(f, "UNPROTECTED in term {term}: {why}; {}", why.remedy())
             }
             Self::Mute => f.write_str(
                 "MUTE: neither the backup nor the arbiter answers, so clients get no answer either; bring one of them \
@@ -306,14 +325,16 @@ impl fmt::Display for Report {
             Self::ArbiterForgot => f.write_str(
                 "the arbiter went back to an older record: its answers are ignored; was its state file restored from a copy?",
             ),
-            Self::Refused(Refusal::SwitchoverElsewhere) => {
-                f.write_str("refused: this host does not serve at the moment; ask where `ft status` says primary")
-            }
-            Self::Refused(Refusal::Switchover(why)) => write!(f, "refused: the other host could not take over: {why}"),
-            Self::Refused(Refusal::ForceServes) => f.write_str("refused: this host serves already"),
-            Self::Refused(Refusal::ForceBusy) => {
-                f.write_str("refused: this host is already changing its role; see `ft status` and try again")
-            }
+            Self::PausedAlready => f.write_str("protection is paused already; `ft resume` here ends that"),
+            Self::Unpaused => f.write_str(
+                "protection is resumed: the other host is given the service's state; `ft events --follow` says when it is `protected`",
+            ),
+            Self::NotPaused => f.write_str("protection isn't paused; `ft status` says how the pair stands"),
+            Self::PeerPaused => f.write_str(
+                "the primary has paused protection: this host waits, and nothing takes over, until `ft resume` there",
+            ),
+            Self::PeerUnpaused => f.write_str("the primary has resumed protection"),
+            Self::Refused(why) => write!(f, "{why}"),
             Self::Failed(Failure::GuestDied) => f.write_str("the server ended, and no other host can go on with it"),
             Self::Failed(Failure::Replay) => f.write_str("could not take over: the server failed at the end of its log"),
             Self::Failed(Failure::Restore) => f.write_str("could not take over: the sockets could not be restored"),
@@ -321,6 +342,9 @@ impl fmt::Display for Report {
                 f.write_str("stopped: the two servers did different things and the configuration says `halt`")
             }
             Self::Failed(Failure::Shutdown) => f.write_str("stopped by the operator"),
+            Self::Failed(Failure::Detached) => f.write_str(
+                "detached by a person: the primary goes on alone; `ft run` here makes this host its backup again",
+            ),
         }
     }
 }

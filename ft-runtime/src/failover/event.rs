@@ -87,6 +87,11 @@ pub enum Command {
     Switchover,
     /// The person says that the other host is off, and stays off until it has heard of this one.
     Force,
+    /// Go on without a backup, and let nobody become one, until [`Command::Resume`].
+    Pause,
+    Resume,
+    /// The backup's machine is wanted for something else.
+    Detach,
 }
 
 /// Each runs at most once at a time; starting it again starts it over.

@@ -7,8 +7,9 @@ use super::action::{Acks, Action, ClaimCause, Failure, Farewell, Report};
 use super::book::Heard;
 use super::config::DivergencePolicy;
 use super::event::{Blame, Command, Event, LinkEnd, Timer};
-use super::message::{Drop, Message, Role};
+use super::message::{Drop, Message, Role, Stance};
 use super::record::{Phase, Record, Ruling, Version};
+use super::refusal::Refusal;
 use super::rights::TermGranted;
 use super::start::Starting;
 use super::state::{After, Context, State, Step};
@@ -97,12 +98,12 @@ impl Step for Following {
                 return self.claim(cx, ClaimCause::Yielded(Some(why)), PeerLease::Out);
             }
             Event::Peer(Message::Hello(hello)) => match hello.role {
-                Role::Primary { waits: true } => {
+                Role::Primary(Stance::Waits) => {
                     self.term = self.term.max(hello.term);
                     listen(cx);
                 }
                 // It has gone on without this host.
-                Role::Primary { waits: false } => return cx.demote(After::Join, Farewell::Silent),
+                Role::Primary(Stance::Alone | Stance::Paused) => return cx.demote(After::Join, Farewell::Silent),
                 Role::Yielding => return self.claim(cx, ClaimCause::Yielded(None), PeerLease::Out),
                 role if role.is_stateless() => return self.claim(cx, ClaimCause::PeerRestarted, PeerLease::Out),
                 _ => {}
@@ -116,6 +117,9 @@ impl Step for Following {
                 cx.report(Report::Following { term: self.term });
                 // So that a takeover's first put knows what stands.
                 cx.read();
+            }
+            Event::Peer(Message::Dismissed { why: Drop::Detached }) => {
+                return cx.demote(After::Fail(Failure::Detached), Farewell::Silent);
             }
             Event::Peer(Message::Dismissed { why }) => {
                 cx.report(Report::Dismissed { why });
@@ -136,6 +140,10 @@ impl Step for Following {
                 return Self::drop_out(cx, Drop::Shutdown, After::Fail(Failure::Shutdown));
             }
             Event::Operator(Command::Force) => return self.claim(cx, ClaimCause::Operator, PeerLease::Out),
+            Event::Operator(Command::Detach) if !cx.link.is_up() => cx.report(Report::Refused(Refusal::NoLink)),
+            // The primary has itself put into the record alone first, and dismisses this host then.
+            Event::Operator(Command::Detach) => cx.send(Message::Detach),
+            Event::Peer(Message::Kept { why }) => cx.report(Report::Refused(Refusal::Keeps(why))),
             _ => {}
         }
         State::Backup(self)
@@ -260,12 +268,12 @@ impl Step for Claiming {
                 return next;
             }
             Event::Peer(Message::Hello(hello)) => match hello.role {
-                Role::Primary { waits: true } if self.may_retreat() => return self.retreat(cx, hello.term),
+                Role::Primary(Stance::Waits) if self.may_retreat() => return self.retreat(cx, hello.term),
                 // It has gone on without this host.
-                Role::Primary { waits: false } if self.may_retreat() => {
+                Role::Primary(Stance::Alone | Stance::Paused) if self.may_retreat() => {
                     return cx.demote(After::Join, Farewell::Silent);
                 }
-                Role::Primary { .. } if self.why == ClaimCause::Cold => return Starting::again(cx),
+                Role::Primary(_) if self.why == ClaimCause::Cold => return Starting::again(cx),
                 Role::Yielding => self.lease = PeerLease::Out,
                 role if role.is_stateless() => self.lease = PeerLease::Out,
                 _ => {}

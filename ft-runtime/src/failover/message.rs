@@ -21,8 +21,8 @@ pub enum Role {
     Backup,
     /// Is about to serve in place of the receiver.
     Taking,
-    /// Serves. `waits`: and has done nothing that the receiver may lack since it last followed.
-    Primary { waits: bool },
+    /// Serves.
+    Primary(Stance),
     /// Served until now, has shut its gate, and wants the receiver to serve.
     Yielding,
     /// Without state, and can't be given any: taking down what it had, or waiting to be restarted.
@@ -34,6 +34,17 @@ impl Role {
     pub fn is_stateless(self) -> bool {
         matches!(self, Self::Empty { .. } | Self::Joining | Self::Failed)
     }
+}
+
+/// What a host that serves makes of the receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stance {
+    /// Has done nothing that the receiver may lack since it last followed.
+    Waits,
+    /// Goes on without it, and gives it the state anew.
+    Alone,
+    /// Goes on without it, and gives nobody its state until a person says so.
+    Paused,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +95,12 @@ pub enum Message {
     Dismissed {
         why: Drop,
     },
+    /// A person wants me out. Go on without me, and tell me when I may go.
+    Detach,
+    /// You stay my backup.
+    Kept {
+        why: Kept,
+    },
 }
 
 /// Why a primary hands over.
@@ -115,4 +132,30 @@ pub enum Drop {
     GuestDied,
     Diverged,
     Shutdown,
+    /// A person wants its machine.
+    Detached,
+}
+
+/// Why a primary does not let its backup go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Nothing could take the backup out of the record.
+    NoArbiter,
+    ArbiterSilent,
+    /// Another change of the pair is under way, or came in between.
+    Busy,
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoArbiter => {
+                "there is no arbiter, and without one a primary that has no backup is mute; for maintenance stop the service on both hosts"
+            }
+            Self::ArbiterSilent => {
+                "the arbiter does not answer, and as long as it has the backup in its record a primary without it is mute; repair the arbiter first"
+            }
+            Self::Busy => "the pair is changing already; see `ft status` and try again",
+        })
+    }
 }

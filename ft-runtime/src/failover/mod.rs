@@ -16,6 +16,7 @@ pub mod event;
 pub mod follow;
 pub mod message;
 pub mod record;
+pub mod refusal;
 pub mod rights;
 pub mod serve;
 pub mod start;

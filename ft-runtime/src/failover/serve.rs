@@ -4,12 +4,15 @@
 //! shakes the pair holds the output first and asks after; what was held flows again by the backup's own word that it
 //! still follows, given after the hold, or by the arbiter's.
 
-use super::action::{Action, Failure, Farewell, Lease, Output, Refusal, Report, Stranded, Unprotected};
+mod release;
+
+use super::action::{Action, Failure, Farewell, Lease, Output, Report, Stranded, Unprotected};
 use super::book::Heard;
 use super::config::{ArbiterKind, DivergencePolicy};
 use super::event::{Blame, Command, Event, LinkEnd, ServiceNet, Timer};
-use super::message::{Drop, Hello, Message, Role, Yield};
+use super::message::{Drop, Hello, Kept, Message, Role, Stance, Yield};
 use super::record::{HostId, Members, Phase, Record, Ruling};
+use super::refusal::Refusal;
 use super::rights::{Alone, Live};
 use super::state::{After, Context, Kind, Link, State, Step};
 use ft_log::ids::Term;
@@ -34,6 +37,8 @@ enum Mode {
     Adding,
     /// Output waits for the backup, and it may take over.
     Paired,
+    /// The same, while the arbiter is told to end that; why.
+    Releasing(Unprotected),
 }
 
 /// What is known of the other host's state by a host that holds its output.
@@ -70,6 +75,15 @@ fn hold(cx: &mut Context) {
     cx.act(Action::Lease(Lease::Expire));
 }
 
+/// `waits`: this host has done nothing that the peer may lack since that last followed.
+fn primary(cx: &Context, waits: bool) -> Role {
+    Role::Primary(match (waits, cx.paused) {
+        (true, _) => Stance::Waits,
+        (false, false) => Stance::Alone,
+        (false, true) => Stance::Paused,
+    })
+}
+
 /// The record has no place for this host any more.
 fn deposed(cx: &mut Context, owner: HostId, term: Term) -> State {
     cx.report(Report::Deposed { owner, term });
@@ -79,7 +93,7 @@ fn deposed(cx: &mut Context, owner: HostId, term: Term) -> State {
 /// The peer says that it serves, in a later term than `mine`.
 fn overtaken(mine: Term, event: Event) -> Option<Hello> {
     match event {
-        Event::Peer(Message::Hello(hello @ Hello { role: Role::Primary { .. }, term })) if term > mine => Some(hello),
+        Event::Peer(Message::Hello(hello @ Hello { role: Role::Primary(_), term })) if term > mine => Some(hello),
         _ => None,
     }
 }
@@ -121,6 +135,7 @@ impl Serving {
     }
 
     fn alone(cx: &mut Context, live: Live, alone: Alone, why: Unprotected) -> State {
+        let why = if cx.paused { Unprotected::Paused } else { why };
         cx.act(Action::Output(Output::Alone(alone)));
         cx.act(Action::Lease(Lease::Own));
         cx.report(Report::Unprotected { term: live.term(), why });
@@ -132,6 +147,10 @@ impl Serving {
     fn rejoined(cx: &mut Context, live: Live) -> State {
         wait_for_peer(cx, &live);
         cx.report(Report::Resumed { term: live.term() });
+        // It was about to be let go, and something came in between.
+        if std::mem::take(&mut cx.paused) {
+            cx.report(Report::Refused(Refusal::Keeps(Kept::Busy)));
+        }
         Self { live, mode: Mode::Adding }.drive_in(cx)
     }
 
@@ -140,6 +159,7 @@ impl Serving {
             Mode::Alone(_) => Kind::PrimaryAlone,
             Mode::Inviting { .. } | Mode::Adding => Kind::PrimaryAdding,
             Mode::Paired => Kind::PrimaryPaired,
+            Mode::Releasing(_) => Kind::PrimaryReleasing,
         }
     }
 
@@ -151,7 +171,7 @@ impl Serving {
                 cx.cancel(Timer::Silence);
                 Self::alone(cx, self.live, alone, why)
             }
-            Mode::Adding | Mode::Paired => {
+            Mode::Adding | Mode::Paired | Mode::Releasing(_) => {
                 let in_doubt = matches!(cx.service, ServiceNet::Doubtful | ServiceNet::Lost);
                 let defers = peer == Peer::MayResume && in_doubt;
                 let manners = if defers { Manners::Deferring } else { Manners::AtOnce };
@@ -181,7 +201,7 @@ impl Serving {
 
     fn hand_over(self, cx: &mut Context, why: Yield, then: After) -> State {
         match self.mode {
-            Mode::Adding | Mode::Paired => Yielding::begin(cx, self.live, why, then),
+            Mode::Adding | Mode::Paired | Mode::Releasing(_) => Yielding::begin(cx, self.live, why, then),
             Mode::Alone(_) | Mode::Inviting { .. } => end_alone(cx, why, then),
         }
     }
@@ -189,13 +209,15 @@ impl Serving {
     fn thawed(self, cx: &mut Context) -> State {
         match self.mode {
             Mode::Alone(alone) | Mode::Inviting { alone, .. } => Rechecking::begin(cx, self.live, Was::Alone(alone)),
-            Mode::Adding | Mode::Paired => Rechecking::begin(cx, self.live, Was::Pair),
+            Mode::Adding | Mode::Paired | Mode::Releasing(_) => Rechecking::begin(cx, self.live, Was::Pair),
         }
     }
 
     /// What keeps a host that has lost its clients from handing over to the backup.
     fn stranded(&self, cx: &Context) -> Option<Stranded> {
-        if !matches!(self.mode, Mode::Paired) {
+        if cx.paused {
+            Some(Stranded::Paused)
+        } else if !matches!(self.mode, Mode::Paired) {
             Some(Stranded::NoBackup)
         } else if !cx.votes() {
             Some(Stranded::NoArbiter)
@@ -231,7 +253,7 @@ fn halt(cx: &mut Context) -> State {
 fn dropped(why: Drop) -> Unprotected {
     match why {
         Drop::Diverged => Unprotected::Diverged,
-        Drop::GuestDied | Drop::Shutdown => Unprotected::BackupDropped,
+        Drop::GuestDied | Drop::Shutdown | Drop::Detached => Unprotected::BackupDropped,
     }
 }
 
@@ -262,7 +284,7 @@ impl Step for Serving {
                 }
             }
             Event::PeerCaughtUp => {
-                if let (Mode::Alone(alone), Some(Role::Joining)) = (&self.mode, cx.link.role()) {
+                if let (Mode::Alone(alone), Some(Role::Joining), false) = (&self.mode, cx.link.role(), cx.paused) {
                     let alone = *alone;
                     // Output waits first; everything after this message needs the peer's acknowledgement.
                     wait_for_peer(cx, &self.live);
@@ -299,6 +321,10 @@ impl Step for Serving {
                 None => return self.hand_over(cx, Yield::Switchover, After::Join),
                 Some(why) => cx.report(Report::Refused(Refusal::Switchover(why))),
             },
+            Event::Operator(Command::Pause) => return self.pause(cx),
+            Event::Operator(Command::Resume) => return self.resume(cx),
+            Event::Operator(Command::Detach) => return self.detach(cx, true),
+            Event::Peer(Message::Detach) => return self.detach(cx, false),
             _ => {}
         }
         State::Primary(self)
@@ -322,8 +348,14 @@ impl Step for Serving {
             (Standing::Mine, Mode::Paired) if record.ruling.in_sync == both => {}
             // A removal that was given up has taken effect after all.
             (Standing::Mine, Mode::Paired) => return Self { live, mode: Mode::Adding }.drive_in(cx),
+            (Standing::Mine, Mode::Releasing(why)) => {
+                return match live.alone(me, heard) {
+                    Ok((live, alone)) => Self::released(cx, live, alone, *why),
+                    Err(live) => Self { live, mode }.drive_out(cx),
+                };
+            }
             // The backup may be taking over, or an old claim of its has come late: its own word decides.
-            (Standing::Claimed, Mode::Paired) => {
+            (Standing::Claimed, Mode::Paired | Mode::Releasing(_)) => {
                 return Holding::begin(cx, live, Unprotected::ClaimBeaten, Peer::MayResume, Manners::Patient);
             }
             // Alone by a person's word: the record follows.
@@ -336,14 +368,16 @@ impl Step for Serving {
     }
 
     fn unheard(self, cx: &mut Context) -> State {
-        if let Mode::Adding = self.mode {
-            cx.retry();
+        match self.mode {
+            Mode::Adding => cx.retry(),
+            Mode::Releasing(why) => return self.keep(cx, why),
+            _ => {}
         }
         State::Primary(self)
     }
 
-    fn role(&self, _: &Context) -> Role {
-        Role::Primary { waits: !matches!(self.mode, Mode::Alone(_)) }
+    fn role(&self, cx: &Context) -> Role {
+        primary(cx, !matches!(self.mode, Mode::Alone(_)))
     }
 
     fn term(&self, _: &Context) -> Term {
@@ -523,8 +557,8 @@ impl Step for Holding {
         State::Mute(self)
     }
 
-    fn role(&self, _: &Context) -> Role {
-        Role::Primary { waits: self.peer != Peer::Gone || self.invited.is_some() }
+    fn role(&self, cx: &Context) -> Role {
+        primary(cx, self.peer != Peer::Gone || self.invited.is_some())
     }
 
     fn term(&self, _: &Context) -> Term {
@@ -677,8 +711,8 @@ impl Step for Rechecking {
         }
     }
 
-    fn role(&self, _: &Context) -> Role {
-        Role::Primary { waits: matches!(self.was, Was::Pair) }
+    fn role(&self, cx: &Context) -> Role {
+        primary(cx, matches!(self.was, Was::Pair))
     }
 
     fn term(&self, _: &Context) -> Term {
@@ -699,6 +733,7 @@ impl Yielding {
     fn begin(cx: &mut Context, live: Live, why: Yield, then: After) -> State {
         hold(cx);
         cx.act(Action::DropQueue);
+        cx.paused = false;
         cx.report(Report::Yielding { term: live.term(), why });
         cx.read();
         Self { live, why, then, rounds: 0 }.ask(cx)
@@ -729,7 +764,7 @@ impl Step for Yielding {
     fn on(mut self, cx: &mut Context, event: Event) -> State {
         match event {
             Event::Peer(Message::Hello(hello)) => match hello.role {
-                Role::Primary { .. } => {
+                Role::Primary(_) => {
                     cx.report(Report::Deposed { owner: cx.config.peer, term: hello.term });
                     return cx.demote(self.then, Farewell::Silent);
                 }
@@ -750,7 +785,7 @@ impl Step for Yielding {
                 self.why = Yield::Shutdown;
                 self.then = After::Fail(Failure::Shutdown);
             }
-            Event::Operator(Command::Force) => cx.report(Report::Refused(Refusal::ForceBusy)),
+            Event::Operator(Command::Force) => cx.report(Report::Refused(Refusal::Busy)),
             _ => {}
         }
         State::Yielding(self)

@@ -3,13 +3,14 @@
 //! Law: a service is started cold only if no host may hold a running state of it, and then by the owner of the last
 //! record: its disk has all that clients were told.
 
-use super::action::{Acks, Action, Failure, Farewell, Lease, Output, Refusal, Report};
+use super::action::{Acks, Action, Failure, Farewell, Lease, Output, Report};
 use super::book::Heard;
 use super::config::ArbiterKind;
 use super::event::{Command, Event, Timer};
 use super::follow::{Claiming, Following, Source};
 use super::message::{Drop, Message, Preferred, Role};
 use super::record::Record;
+use super::refusal::Refusal;
 use super::state::{After, Context, State, Step};
 use ft_log::ids::Term;
 
@@ -83,7 +84,7 @@ impl Starting {
     fn verdict(&self, cx: &Context) -> Verdict {
         let me = cx.config.me;
         let peer = cx.link.role();
-        if let Some(Role::Primary { .. }) = peer {
+        if let Some(Role::Primary(_)) = peer {
             return Verdict::Join;
         }
         let peer_stateless = peer.is_some_and(Role::is_stateless);
@@ -212,7 +213,7 @@ impl Step for Demoting {
             (Event::Demoted, After::Fail(why)) => Failed::enter(cx, why),
             (Event::Operator(Command::Shutdown), _) => State::Demoting(Self { then: After::Fail(Failure::Shutdown) }),
             (Event::Operator(Command::Force), _) => {
-                cx.report(Report::Refused(Refusal::ForceBusy));
+                cx.report(Report::Refused(Refusal::Busy));
                 State::Demoting(self)
             }
             _ => State::Demoting(self),

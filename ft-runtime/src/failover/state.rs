@@ -15,12 +15,13 @@
 //!
 //! What must never happen here: reading a clock, drawing a number, touching a socket.
 
-use super::action::{Acks, Action, Failure, Farewell, Lease, Output, Refusal, Report};
+use super::action::{Acks, Action, Failure, Farewell, Lease, Output, Report};
 use super::book::{Book, Heard, News};
 use super::config::{ArbiterKind, Config};
 use super::event::{Command, Event, ServiceNet, Timer};
 use super::follow::{Claiming, Following};
-use super::message::{Hello, Message, Role};
+use super::message::{Hello, Kept, Message, Role, Stance};
+use super::refusal::Refusal;
 use super::serve::{Holding, Rechecking, Serving, Yielding};
 use super::start::{Demoting, Failed, Joining, Starting};
 use super::take::{GoingLive, Replaying, Restoring};
@@ -72,6 +73,7 @@ pub enum Kind {
     PrimaryAlone,
     PrimaryAdding,
     PrimaryPaired,
+    PrimaryReleasing,
     Removing,
     Mute,
     Rechecking,
@@ -87,6 +89,8 @@ pub(super) struct Context {
     pub book: Book,
     pub link: Link,
     pub service: ServiceNet,
+    /// A person wants nobody to be a backup, as long as this host serves.
+    pub paused: bool,
     nonce: u64,
     said: Option<Hello>,
     timers: Vec<Timer>,
@@ -183,12 +187,19 @@ impl Context {
         self.book.known().map_or(Term(0), |r| r.ruling.term)
     }
 
+    /// A backup is wanted again.
+    pub fn unpause(&mut self) {
+        self.paused = false;
+        self.report(Report::Unpaused);
+    }
+
     /// Takes down what this host has of the service.
     pub fn demote(&mut self, then: After, farewell: Farewell) -> State {
         self.act(Action::Output(Output::Held));
         self.act(Action::Lease(Lease::Expire));
         self.act(Action::Acks(Acks::Off));
         self.act(Action::Demote(farewell));
+        self.paused = false;
         State::Demoting(Demoting { then })
     }
 }
@@ -216,6 +227,7 @@ impl Machine {
             book: Book::default(),
             link: Link::Down,
             service: ServiceNet::Unsure,
+            paused: false,
             nonce: 0,
             said: None,
             timers: Vec::new(),
@@ -253,6 +265,11 @@ impl Machine {
         self.kind() == Kind::PrimaryPaired
     }
 
+    /// A person wants nobody to be a backup: of this host, or, as that says, of the one that serves.
+    pub fn is_paused(&self) -> bool {
+        self.cx.paused || self.cx.link.role() == Some(Role::Primary(Stance::Paused))
+    }
+
     pub fn state(&self) -> &State {
         &self.state
     }
@@ -282,9 +299,21 @@ fn prelude(state: State, cx: &mut Context, event: Event) -> State {
         }
         Event::LinkDown(_) => cx.link = Link::Down,
         Event::Peer(Message::Hello(hello)) => {
+            let paused = Some(Role::Primary(Stance::Paused));
+            let before = cx.link.role();
             if let Link::Up { peer, .. } = &mut cx.link {
                 *peer = Some(hello);
             }
+            match cx.link.role() {
+                now if now == before => {}
+                now if now == paused => cx.report(Report::PeerPaused),
+                Some(Role::Primary(_)) if before == paused => cx.report(Report::PeerUnpaused),
+                _ => {}
+            }
+        }
+        Event::Peer(Message::Detach) if !matches!(state, State::Primary(_)) => {
+            cx.send(Message::Kept { why: Kept::Busy });
+            return state;
         }
         Event::HeartbeatSeen { service_ok } => {
             if let Link::Up { peer_service_ok, .. } = &mut cx.link {
@@ -329,9 +358,16 @@ fn prelude(state: State, cx: &mut Context, event: Event) -> State {
                 None => state,
             };
         }
-        Event::Operator(Command::Switchover) if !matches!(state, State::Primary(_)) => {
-            cx.report(Report::Refused(Refusal::SwitchoverElsewhere));
+        // It holds its output for a moment; what it is wanted to be afterwards can be said all the same.
+        Event::Operator(Command::Resume) if cx.paused && !matches!(state, State::Primary(_)) => {
+            cx.unpause();
             return state;
+        }
+        Event::Operator(command) => {
+            if let Some(why) = Refusal::beforehand(state.kind(), command) {
+                cx.report(Report::Refused(why));
+                return state;
+            }
         }
         _ => {}
     }
@@ -455,9 +491,10 @@ impl State {
             ),
             Timer::PeerWait => matches!(self, Self::Starting(_)),
             Timer::HeadStart => matches!(self, Self::Backup(_) | Self::Removing(_) | Self::Mute(_)),
-            Timer::Silence => {
-                matches!(self.kind(), Kind::Backup | Kind::PrimaryAdding | Kind::PrimaryPaired | Kind::Rechecking)
-            }
+            Timer::Silence => matches!(
+                self.kind(),
+                Kind::Backup | Kind::PrimaryAdding | Kind::PrimaryPaired | Kind::PrimaryReleasing | Kind::Rechecking
+            ),
             Timer::PeerLease => matches!(self, Self::Claiming(_) | Self::Replaying(_) | Self::Restoring(_)),
             Timer::Patience => matches!(self, Self::Removing(_) | Self::Mute(_) | Self::Yielding(_)),
         }

@@ -3,12 +3,13 @@
 //! Law: the put that makes it live leaves only after the other host's lease has run out or its gate is known shut;
 //! from then on nothing but its outcome decides.
 
-use super::action::{Action, Failure, Farewell, Refusal, Report};
+use super::action::{Action, Failure, Farewell, Report};
 use super::book::Heard;
 use super::event::{Command, Event, Timer};
 use super::follow::{PeerLease, Source};
 use super::message::{Message, Role};
 use super::record::{Phase, Ruling, Version};
+use super::refusal::Refusal;
 use super::rights::{ReplayDone, SocketsRestored, TermGranted};
 use super::serve::Serving;
 use super::start::is_cold;
@@ -65,7 +66,7 @@ impl Step for Replaying {
             Event::Operator(Command::Shutdown) => {
                 return give_up(cx, self.granted.term(), Failure::Shutdown, After::Fail(Failure::Shutdown));
             }
-            Event::Operator(Command::Force) => cx.report(Report::Refused(Refusal::ForceBusy)),
+            Event::Operator(Command::Force) => cx.report(Report::Refused(Refusal::Busy)),
             event if shows_silence(event) => self.lease = PeerLease::Out,
             _ => {}
         }
@@ -125,7 +126,7 @@ impl Step for Restoring {
                 give_up(cx, sockets.term(), Failure::Shutdown, After::Fail(Failure::Shutdown))
             }
             (Event::Operator(Command::Force), sockets) => {
-                cx.report(Report::Refused(Refusal::ForceBusy));
+                cx.report(Report::Refused(Refusal::Busy));
                 State::Restoring(Self { sockets, lease: self.lease })
             }
             (event, sockets) if shows_silence(event) => Self { sockets, lease: PeerLease::Out }.proceed(cx),
@@ -191,7 +192,7 @@ impl Step for GoingLive {
             }
             Event::Operator(Command::Shutdown) => cx.demote(After::Fail(Failure::Shutdown), Farewell::Resets),
             Event::Operator(Command::Force) => {
-                cx.report(Report::Refused(Refusal::ForceBusy));
+                cx.report(Report::Refused(Refusal::Busy));
                 State::GoingLive(self)
             }
             _ => State::GoingLive(self),

@@ -3,9 +3,9 @@
 use super::log::{Outgoing, PairLog, Rule};
 use super::message::{self, HEAD_BYTES, kind};
 use super::status::Milestone;
-use super::{Pair, Role, SERVICE};
+use super::{Pair, Role, SERVICE, news};
 use crate::engine::{Core, Ended, EngineError, Part};
-use crate::failover::action::{Farewell, Lease, Output, Report};
+use crate::failover::action::{Failure, Farewell, Lease, Output, Report};
 use crate::failover::{self, Action, Message};
 use crate::front::Front;
 use crate::gate::boot_time::BootTime;
@@ -177,25 +177,11 @@ impl Pair {
     }
 
     pub(super) fn report(&mut self, r: &Report) {
-        let text = match r {
-            Report::Deposed { term, .. } => {
-                format!("{} serves in term {term}: this host no longer does", self.settings.peer)
-            }
-            r => r.to_string(),
-        };
-        if matches!(r, Report::Mute | Report::Unprotected { .. } | Report::ArbiterLost | Report::Failed(_)) {
-            tracing::error!("{text}");
-        } else {
-            tracing::info!("{text}");
-        }
+        let text = news::tell(&self.board, r, &self.settings.peer);
         match r {
-            Report::Claiming { .. } => self.board.mark(Milestone::Detected, &text),
-            Report::Live { .. } => self.board.mark(Milestone::Live, &text),
-            Report::Protected { .. } => self.board.mark(Milestone::Protected, &text),
-            Report::Unprotected { .. } => self.board.mark(Milestone::Unprotected, &text),
-            Report::Deposed { .. } => self.board.mark(Milestone::Deposed, &text),
-            Report::Refused(_) => self.board.mark(Milestone::Refused, &text),
-            _ => self.board.event(&text),
+            Report::Failed(Failure::Detached) => tracing::info!("{text}"),
+            Report::Mute | Report::Unprotected { .. } | Report::ArbiterLost | Report::Failed(_) => tracing::error!("{text}"),
+            _ => tracing::info!("{text}"),
         }
         self.reason = text;
     }

@@ -7,10 +7,9 @@ use super::meeting::{self, Ends, Meeting, Met, SLEEP_MAX, refuse, wait};
 use super::message::{self, HEAD_BYTES, Heartbeat, kind};
 use super::run::timing;
 use super::start_message::StartMessage;
-use super::status::{Milestone, SeedProgress, Shown, StatusBoard};
-use super::SILENCES_MAX;
+use super::status::{SeedProgress, Shown, StatusBoard};
+use super::{SILENCES_MAX, news};
 use crate::config::Config;
-use crate::failover::action::Report;
 use crate::failover::event::LinkEnd;
 use crate::failover::{Action, Event, Kind};
 use crate::guest::{Adoptee, Guest};
@@ -290,12 +289,8 @@ impl<'a> Candidate<'a> {
                         }
                     }
                     Some(Action::Report(r)) => {
-                        self.reason = r.to_string();
+                        self.reason = news::tell(self.board, &r, &self.config.peer.name);
                         tracing::info!("{}", self.reason);
-                        match r {
-                            Report::Refused(_) => self.board.mark(Milestone::Refused, &self.reason),
-                            _ => self.board.event(&self.reason),
-                        }
                     }
                     // Without a guest and a gate there is nothing to hold, to drop or to take down.
                     _ => {}
@@ -308,7 +303,7 @@ impl<'a> Candidate<'a> {
         if self.decider.kind() != Kind::Joining && self.receiving.take().is_some() {
             self.lose_link("nobody serves any more who could give this host its state");
         }
-        self.board.set(Shown::of(self.decider.kind(), self.decider.term().0));
+        self.board.set(Shown::of(self.decider.kind(), self.decider.is_paused(), self.decider.term().0));
         if let Some(link) = &mut self.link
             && let Some(bytes) = self.receiving.as_mut().and_then(Receiving::taken)
         {

@@ -3,9 +3,11 @@
 //! Whoever owns it tells what happens, takes the actions of one event at a time and does them in their order before
 //! asking for more.
 
+use crate::failover::action::Failure;
 use crate::failover::arbiter::{Arbiter, Ask};
 use crate::failover::config::ConfigError;
 use crate::failover::event::Timer;
+use crate::failover::state::State;
 use crate::failover::{Action, Config, Event, Kind, Machine};
 use crate::gate::boot_time::BootTime;
 use ft_log::ids::Term;
@@ -48,6 +50,18 @@ impl Decider {
 
     pub fn has_record(&self) -> Option<bool> {
         self.machine().has_record()
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.machine().is_paused()
+    }
+
+    /// Why this host does nothing any more.
+    pub fn failure(&self) -> Option<Failure> {
+        match self.machine().state() {
+            State::Failed(f) => Some(f.why()),
+            _ => None,
+        }
     }
 
     pub fn tell(&mut self, e: Event) {

@@ -2,7 +2,7 @@
 //! everything else is not of the log.
 
 use crate::failover::Message;
-use crate::failover::message::{Drop, Hello, Preferred, Role, Yield};
+use crate::failover::message::{Drop, Hello, Kept, Preferred, Role, Stance, Yield};
 use ft_log::codec::{DecodeError, Reader, Writer};
 use ft_log::ids::{ConnId, DomainId, LogIndex, Term};
 
@@ -121,10 +121,11 @@ pub fn encode_role(m: &Message, w: &mut Writer) {
                 Role::Joining => 2,
                 Role::Backup => 3,
                 Role::Taking => 4,
-                Role::Primary { waits: true } => 5,
-                Role::Primary { waits: false } => 6,
+                Role::Primary(Stance::Waits) => 5,
+                Role::Primary(Stance::Alone) => 6,
                 Role::Yielding => 7,
                 Role::Failed => 8,
+                Role::Primary(Stance::Paused) => 9,
             };
             (0, [role, term.0])
         }
@@ -146,6 +147,15 @@ pub fn encode_role(m: &Message, w: &mut Writer) {
         Message::CannotTakeOver { term } => (7, [term.0, 0]),
         Message::DropOut { why } => (8, [drop_code(why), 0]),
         Message::Dismissed { why } => (9, [drop_code(why), 0]),
+        Message::Detach => (10, NOTHING),
+        Message::Kept { why } => {
+            let why = match why {
+                Kept::NoArbiter => 0,
+                Kept::ArbiterSilent => 1,
+                Kept::Busy => 2,
+            };
+            (11, [why, 0])
+        }
     };
     w.u8(tag);
     numbers.into_iter().for_each(|n| w.uint(n));
@@ -156,6 +166,7 @@ fn drop_code(d: Drop) -> u64 {
         Drop::GuestDied => 0,
         Drop::Diverged => 1,
         Drop::Shutdown => 2,
+        Drop::Detached => 3,
     }
 }
 
@@ -164,6 +175,7 @@ fn drop_of(code: u64) -> Result<Drop, DecodeError> {
         0 => Drop::GuestDied,
         1 => Drop::Diverged,
         2 => Drop::Shutdown,
+        3 => Drop::Detached,
         n => return Err(unknown(n)),
     })
 }
@@ -189,10 +201,11 @@ pub fn decode_role(b: &[u8]) -> Result<Message, DecodeError> {
                 2 => Role::Joining,
                 3 => Role::Backup,
                 4 => Role::Taking,
-                5 => Role::Primary { waits: true },
-                6 => Role::Primary { waits: false },
+                5 => Role::Primary(Stance::Waits),
+                6 => Role::Primary(Stance::Alone),
                 7 => Role::Yielding,
                 8 => Role::Failed,
+                9 => Role::Primary(Stance::Paused),
                 n => return Err(unknown(n)),
             };
             Message::Hello(Hello { role, term: Term(second) })
@@ -216,6 +229,16 @@ pub fn decode_role(b: &[u8]) -> Result<Message, DecodeError> {
         7 => Message::CannotTakeOver { term: Term(first) },
         8 => Message::DropOut { why: drop_of(first)? },
         9 => Message::Dismissed { why: drop_of(first)? },
+        10 => Message::Detach,
+        11 => {
+            let why = match first {
+                0 => Kept::NoArbiter,
+                1 => Kept::ArbiterSilent,
+                2 => Kept::Busy,
+                n => return Err(unknown(n)),
+            };
+            Message::Kept { why }
+        }
         n => return Err(unknown(n.into())),
     })
 }
@@ -233,8 +256,9 @@ mod tests {
             hello(Role::Joining),
             hello(Role::Backup),
             hello(Role::Taking),
-            hello(Role::Primary { waits: true }),
-            hello(Role::Primary { waits: false }),
+            hello(Role::Primary(Stance::Waits)),
+            hello(Role::Primary(Stance::Alone)),
+            hello(Role::Primary(Stance::Paused)),
             hello(Role::Yielding),
             hello(Role::Failed),
             Message::Ping { nonce: 1 },
@@ -243,10 +267,12 @@ mod tests {
             Message::Ready { nonce: 4 },
             Message::InSync { term: Term(5) },
             Message::CannotTakeOver { term: Term(6) },
+            Message::Detach,
         ];
         let yields = [Yield::GuestDied, Yield::Diverged, Yield::ServiceNetLost, Yield::Shutdown, Yield::Switchover];
         all.extend(yields.map(|why| Message::TakeOver { term: Term(2), why }));
-        for why in [Drop::GuestDied, Drop::Diverged, Drop::Shutdown] {
+        all.extend([Kept::NoArbiter, Kept::ArbiterSilent, Kept::Busy].map(|why| Message::Kept { why }));
+        for why in [Drop::GuestDied, Drop::Diverged, Drop::Shutdown, Drop::Detached] {
             all.extend([Message::DropOut { why }, Message::Dismissed { why }]);
         }
         for m in all {
@@ -258,7 +284,7 @@ mod tests {
             assert!(decode_role(&b[..n - 1]).is_err());
             assert!(decode_role(&b[..=n]).is_err());
         }
-        for wrong in [[10, 0, 0], [0, 9, 0], [6, 0, 5], [8, 3, 0]] {
+        for wrong in [[12, 0, 0], [0, 10, 0], [6, 0, 5], [8, 4, 0], [11, 3, 0]] {
             assert!(decode_role(&wrong).is_err(), "{wrong:?}");
         }
     }

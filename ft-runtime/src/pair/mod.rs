@@ -17,6 +17,7 @@ pub mod join;
 pub mod log;
 mod meeting;
 pub mod message;
+mod news;
 mod reseed;
 pub mod run;
 pub mod seed;
@@ -28,7 +29,7 @@ use crate::engine::backup::{Backup, describe_status};
 use crate::engine::feed::Feed;
 use crate::engine::primary::Primary;
 use crate::engine::{Core, Ended, EngineError, Part, Stats};
-use crate::failover::action::{Acks, Lease};
+use crate::failover::action::{Acks, Failure, Lease};
 use crate::failover::config::Timing;
 use crate::failover::event::{Command, LinkEnd, ServiceNet};
 use crate::failover::{self, Kind, Message};
@@ -164,7 +165,7 @@ pub(crate) struct Pair {
     decider: Decider,
     settings: Settings,
     board: StatusBoard,
-    shown: Option<(Kind, u64)>,
+    shown: Option<Shown>,
     out: Rc<RefCell<Outgoing>>,
     link_ready: bool,
     notice_ready: bool,
@@ -358,9 +359,9 @@ impl Pair {
     }
 
     fn show(&mut self) {
-        let now = (self.decider.kind(), self.decider.term().0);
+        let now = Shown::of(self.decider.kind(), self.decider.is_paused(), self.decider.term().0);
         if self.shown.replace(now) != Some(now) {
-            self.board.set(Shown::of(now.0, now.1));
+            self.board.set(now);
         }
     }
 
@@ -689,6 +690,7 @@ impl Pair {
         let e = match (self.diverged.take(), self.interrupted) {
             (Some(text), _) => Ended::Diverged(text),
             (None, Some(signo)) => Ended::Interrupted(signo),
+            (None, None) if self.decider.failure() == Some(Failure::Detached) => Ended::Detached(self.reason.clone()),
             (None, None) if self.guest_gone => {
                 Ended::Exited { status: core.status_of(SERVICE).unwrap_or(libc::SIGKILL), logged: false }
             }
@@ -791,7 +793,7 @@ fn farewell(e: &Ended) -> String {
         Ended::Exited { status, .. } => format!("its server ended ({})", describe_status(*status)),
         Ended::Diverged(scene) => format!("its server did something else: {}", scene.what),
         Ended::Interrupted(signo) => format!("stopped by signal {signo}"),
-        Ended::Left(why) | Ended::Rejoins(why) | Ended::Stuck(why) => why.clone(),
+        Ended::Left(why) | Ended::Detached(why) | Ended::Rejoins(why) | Ended::Stuck(why) => why.clone(),
         Ended::LogEnd => "its log has ended".into(),
     }
 }

@@ -70,6 +70,9 @@ impl Pair {
             let ms = now.saturating_duration_since(s.since).as_millis();
             self.board.event(&format!("{} was given the service's state: {} bytes, in sync after {ms} ms", self.settings.peer, s.sent));
         }
+        if self.decider.kind() == Kind::PrimaryAlone && self.decider.is_paused() && self.end_seed().is_some() {
+            self.break_off_seed();
+        }
         if self.seed.is_none() && self.may_begin_seed(now) {
             self.board.mark(Milestone::Seeding, &format!("{} is given the service's state", self.settings.peer));
             self.seed = Some(Seed::begin(now));
@@ -105,7 +108,7 @@ impl Pair {
 
     fn may_begin_seed(&self, now: Instant) -> bool {
         let is_followed = self.out.borrow().is_followed;
-        self.peer_joins && !is_followed && self.decider.kind() == Kind::PrimaryAlone && now >= self.seed_again && !self.guest_gone
+        self.peer_joins && !is_followed && self.decider.kind() == Kind::PrimaryAlone && !self.decider.is_paused() && now >= self.seed_again && !self.guest_gone
     }
 
     /// As soon as all that the guest has not applied is kept.
@@ -153,14 +156,26 @@ impl Pair {
         self.board.event(&format!("{} has caught up after {ms} ms", self.settings.peer));
     }
 
-    /// The other host must begin anew, and does when its link is gone.
     fn give_up_seed(&mut self, why: &str) {
         let text = format!("{} can't be given the service's state: {why}; trying again", self.settings.peer);
         tracing::error!("{text}");
         self.board.event(&text);
+        self.part(why, "its transfer of state was given up");
+    }
+
+    /// A person wants no backup.
+    fn break_off_seed(&mut self) {
+        self.board.event(&format!("{} is given no more of the service's state: protection is paused", self.settings.peer));
+        self.seed_again = Instant::now();
+        self.seed_pause = SEED_PAUSE_MIN;
+        self.part("protection is paused", "its transfer of state was broken off");
+    }
+
+    /// The other host must begin anew, and does when its link is gone. `why`: it is told; `said`: so is who asks here.
+    fn part(&mut self, why: &str, said: &str) {
         self.out.borrow_mut().send(kind::BYE, &[], why.as_bytes());
         self.flush();
-        self.lose_link(LinkEnd::Closed, "its transfer of state was given up");
+        self.lose_link(LinkEnd::Closed, said);
     }
 
     fn say_when_caught_up(&mut self) {

@@ -271,7 +271,7 @@ fn live(c: &Config, reception: Option<&Reception>, signals: &OwnedFd, board: &St
     };
     board.set(AWAITS_PROGRAM);
     let Program { adoptee, refusal, surroundings } = await_program(reception, board, signals, c.monitor.memory_every)?;
-    board.set(Shown::of(Kind::Starting, 0));
+    board.set(Shown::of(Kind::Starting, false, 0));
     let s = as_configured(c, surroundings);
     run_service(c, s, Some(adoptee), dup(signals)?, board.clone()).inspect_err(|e| refusal.say(&e.to_string()))
 }
@@ -418,6 +418,10 @@ fn run_service(
     match &outcome.ended {
         Ended::Left(why) => Err(Error::Refused(why.clone())),
         Ended::Rejoins(why) => Ok(Life::Again(why.clone())),
+        Ended::Detached(why) => {
+            eprintln!("ft: {why}");
+            Ok(Life::Over(exit_code_of(&outcome)))
+        }
         _ => Ok(Life::Over(exit_code_of(&outcome))),
     }
 }

@@ -7,7 +7,9 @@ pub mod client;
 pub mod command;
 mod control;
 mod event;
+pub mod ordered;
 mod reception;
+mod served;
 
 pub use control::{ControlSocket, Order, Request};
 pub use event::{Event, Milestone};
@@ -97,8 +99,13 @@ const MUTE: &str = "mute";
 const OUTPUT_HELD: &str = "output held";
 
 impl Shown {
-    pub fn of(kind: Kind, term: u64) -> Self {
+    /// `paused`: a person wants no backup; see [`Machine::is_paused`].
+    ///
+    /// [`Machine::is_paused`]: crate::failover::Machine::is_paused
+    pub fn of(kind: Kind, paused: bool, term: u64) -> Self {
         let (role, state) = match kind {
+            Kind::Joining if paused => ("joining", "paused: waits for `ft resume` on the primary"),
+            Kind::PrimaryAlone if paused => (PRIMARY, "alone: paused, and nothing takes over, until `ft resume` here"),
             Kind::Starting => ("starting", "waiting for the peer and the arbiter"),
             Kind::Joining => ("joining", "waiting for the service's state"),
             Kind::Backup => ("backup", "protected"),
@@ -109,6 +116,7 @@ impl Shown {
             Kind::PrimaryAlone => (PRIMARY, "alone"),
             Kind::PrimaryAdding => (PRIMARY, "adding the backup"),
             Kind::PrimaryPaired => (PRIMARY, "protected"),
+            Kind::PrimaryReleasing => (PRIMARY, "letting the backup go"),
             Kind::Removing => (PRIMARY, "output held: asking to go on without the backup"),
             Kind::Rechecking => (PRIMARY, "output held: this host stood still and asks whether it still serves"),
             Kind::Mute => (MUTE, "mute: neither the backup nor the arbiter answers"),
@@ -155,6 +163,8 @@ struct Board {
     events: EventLog,
     /// Not yet seen by the engine.
     order: Option<Order>,
+    /// Nothing more happens here.
+    closed: bool,
 }
 
 /// Shared between the engine and the threads that answer.
@@ -175,13 +185,13 @@ impl StatusBoard {
             service: service.into(),
             host: host.into(),
             peer: peer.into(),
-            shown: Shown::of(Kind::Starting, 0),
+            shown: Shown::of(Kind::Starting, false, 0),
             guest_pid: None,
             engine_pid: std::process::id(),
             progress: None,
             seed: None,
         };
-        let board = Mutex::new(Board { status, lease: None, events: EventLog::default(), order: None });
+        let board = Mutex::new(Board { status, lease: None, events: EventLog::default(), order: None, closed: false });
         Self(Arc::new(Shared { board, news: Condvar::new(), reception: OnceLock::new() }))
     }
 
@@ -211,7 +221,7 @@ impl StatusBoard {
         let mut board = self.lock();
         board.lease = None;
         let s = &mut board.status;
-        (s.shown, s.guest_pid, s.progress, s.seed) = (Shown::of(Kind::Starting, 0), None, None, None);
+        (s.shown, s.guest_pid, s.progress, s.seed) = (Shown::of(Kind::Starting, false, 0), None, None, None);
     }
 
     pub fn set_seed(&self, seed: Option<SeedProgress>) {
@@ -289,12 +299,18 @@ impl StatusBoard {
         self.lock().events.after(after).cloned().collect()
     }
 
-    /// Like `events`, but waits so long for one to come.
-    fn await_events(&self, after: u64, time_max: Duration) -> Vec<Event> {
-        let none_yet = |b: &mut Board| b.events.after(after).next().is_none();
+    /// Like `events`, but waits so long for one to come. With it: whether there may be more.
+    fn await_events(&self, after: u64, time_max: Duration) -> (Vec<Event>, bool) {
+        let none_yet = |b: &mut Board| b.events.after(after).next().is_none() && !b.closed;
         let r = self.0.news.wait_timeout_while(self.lock(), time_max, none_yet);
         let (board, _) = r.unwrap_or_else(PoisonError::into_inner);
-        board.events.after(after).cloned().collect()
+        (board.events.after(after).cloned().collect(), !board.closed)
+    }
+
+    /// All has happened: who waits for more is told so.
+    fn close(&self) {
+        self.lock().closed = true;
+        self.0.news.notify_all();
     }
 }
 
@@ -314,7 +330,7 @@ mod tests {
     #[test]
     fn every_state_that_holds_output_says_so() {
         for kind in [Kind::Removing, Kind::Rechecking] {
-            assert!(Shown::of(kind, 1).state.starts_with(OUTPUT_HELD));
+            assert!(Shown::of(kind, false, 1).state.starts_with(OUTPUT_HELD));
         }
     }
 }

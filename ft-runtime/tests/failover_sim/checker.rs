@@ -44,6 +44,8 @@ pub struct Checker {
     pub answers: u64,
     pub takeovers: u64,
     pub cold_starts: u64,
+    /// Backups that were let go by a person's word.
+    pub releases: u64,
 }
 
 impl Checker {

@@ -5,7 +5,7 @@ use super::rng::Rng;
 use super::world::{Entry, Input, LINK_IDLE_MS, LOST_AFTER_MS, MS, Micros, Op, SOUND_AFTER_MS, Wire, Without, World, show, timing};
 use ft_log::ids::LogIndex;
 use ft_runtime::failover::Message;
-use ft_runtime::failover::action::{Acks, Action, Lease, Output};
+use ft_runtime::failover::action::{Acks, Action, Lease, Output, Report, Unprotected};
 use ft_runtime::failover::book::{Answer, RequestId};
 use ft_runtime::failover::config::{ArbiterKind, Config, DivergencePolicy};
 use ft_runtime::failover::event::{Blame, Command, Event, LinkEnd, ServiceNet, Timer};
@@ -58,6 +58,8 @@ pub struct Host {
     streams: bool,
     log: Vec<Entry>,
     lineage: u64,
+    /// Which gift of the state its guest is made of, or its peer's was; 0: none.
+    seed: u64,
     takes_entries: bool,
     guest: bool,
     gate: Option<u64>,
@@ -101,6 +103,7 @@ impl Host {
             streams: false,
             log: Vec::new(),
             lineage: 0,
+            seed: 0,
             takes_entries: true,
             guest: false,
             gate: None,
@@ -194,6 +197,10 @@ impl Host {
         Truth { log: &self.log, lineage: self.lineage, holds_state }
     }
 
+    fn is_paused(&self) -> bool {
+        self.machine.as_ref().is_some_and(Machine::is_paused)
+    }
+
     fn serves(&self) -> bool {
         matches!(
             self.kind(),
@@ -201,6 +208,7 @@ impl Host {
                 Kind::PrimaryAlone
                     | Kind::PrimaryAdding
                     | Kind::PrimaryPaired
+                    | Kind::PrimaryReleasing
                     | Kind::Removing
                     | Kind::Mute
                     | Kind::Rechecking
@@ -235,6 +243,11 @@ impl World {
             if self.hosts[host].life == life {
                 self.act(host, action)?;
             }
+        }
+        if after == Kind::PrimaryReleasing && self.without(Without::RecordFirst) {
+            let h = &mut self.hosts[host];
+            (h.output, h.lease) = (Out::Alone, Lease::Own);
+            self.release(host)?;
         }
         if after == Kind::Failed && before != after && self.hosts[host].life == life {
             self.supervise(host);
@@ -299,6 +312,11 @@ impl World {
                         Output::WhenPeerHas(_) => Out::WhenPeerHas,
                         Output::Alone(_) => Out::Alone,
                     };
+                }
+                // Whoever followed must be given the state anew.
+                if let Output::Alone(_) = output {
+                    self.hosts[host].streams = false;
+                    self.hosts[host].peer_stream = None;
                 }
                 self.release(host)?;
             }
@@ -369,6 +387,9 @@ impl World {
                 h.gate = None;
                 let after = self.rng.range(500, 20 * MS);
                 self.io(host, after, Event::Demoted);
+            }
+            Action::Report(Report::Unprotected { why: Unprotected::Paused | Unprotected::Detached, .. }) => {
+                self.checker.releases += 1;
             }
             Action::Report(_) => {}
         }
@@ -517,8 +538,7 @@ impl World {
             }
             Input::WhoHas => self.say_address(host)?,
             Input::Request { client, request, poison } => self.request(host, client, request, poison)?,
-            Input::Force => self.host_event(host, Event::Operator(Command::Force))?,
-            Input::Switchover => self.host_event(host, Event::Operator(Command::Switchover))?,
+            Input::Operator(command) => self.order(host, command)?,
             Input::GuestKilled => self.guest_dies(host)?,
             Input::Diverged => {
                 let follows = [Kind::Backup, Kind::Joining, Kind::Claiming, Kind::Replaying];
@@ -550,6 +570,20 @@ impl World {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// What a person wants; and what is under way with the peer goes by it.
+    fn order(&mut self, host: usize, command: Command) -> Result<(), Violation> {
+        self.host_event(host, Event::Operator(command))?;
+        self.stream(host);
+        let h = &self.hosts[host];
+        let gives = h.streams && h.peer_role == Some(Role::Joining) && h.kind() == Some(Kind::PrimaryAlone);
+        if gives && h.is_paused() {
+            self.close_link(host);
+            self.hosts[host].streams = false;
+            self.host_event(host, Event::LinkDown(LinkEnd::Closed))?;
         }
         Ok(())
     }
@@ -641,7 +675,7 @@ impl World {
     fn acknowledge(&mut self, host: usize) {
         let h = &self.hosts[host];
         if let (Some(epoch), true) = (h.link, h.acks) {
-            let ack = Wire::Ack { lineage: h.lineage, upto: h.log.len(), echo: h.echo };
+            let ack = Wire::Ack { lineage: h.lineage, seed: h.seed, upto: h.log.len(), echo: h.echo };
             self.send(host, epoch, ack);
         }
     }
@@ -667,11 +701,12 @@ impl World {
                 self.host_event(host, Event::Peer(message))?;
                 self.stream(host);
             }
-            Wire::Seed { lineage, log } => {
+            Wire::Seed { lineage, seed, log } => {
                 let h = &mut self.hosts[host];
                 if h.kind() == Some(Kind::Joining) {
                     h.log = log;
                     h.lineage = lineage;
+                    h.seed = seed;
                     h.guest = true;
                     h.takes_entries = true;
                     self.note_log(host);
@@ -696,9 +731,9 @@ impl World {
                 self.host_event(host, Event::HeartbeatSeen { service_ok })?;
                 self.acknowledge(host);
             }
-            Wire::Ack { lineage, upto, echo } => {
+            Wire::Ack { lineage, seed, upto, echo } => {
                 let h = &mut self.hosts[host];
-                if lineage == h.lineage || self.without == Some(Without::AcksNameTheirLog) {
+                if (lineage, seed) == (h.lineage, h.seed) || self.without == Some(Without::AcksNameTheirLog) {
                     h.acked = h.acked.max(upto);
                 }
                 if let (Lease::ByPeer, Some(echo)) = (h.lease, echo) {
@@ -713,21 +748,22 @@ impl World {
 
     /// Begins to give the peer what it lacks, once it is known what that is.
     fn stream(&mut self, host: usize) {
-        let h = &self.hosts[host];
+        let (seed, completeness) = (self.fresh_seed(), self.without(Without::Completeness));
+        let h = &mut self.hosts[host];
         let (Some(epoch), Some(role)) = (h.link, h.peer_role) else { return };
         if h.streams || !h.serves() || !h.guest {
             return;
         }
         match role {
+            Role::Joining if h.is_paused() => {}
             Role::Joining => {
                 let mut log = h.log.clone();
-                if self.without(Without::Completeness) {
+                if completeness {
                     log.iter_mut().for_each(|e| e.stamp = 0);
                 }
-                let seed = Wire::Seed { lineage: h.lineage, log };
-                self.hosts[host].streams = true;
-                self.hosts[host].acked = 0;
-                self.send(host, epoch, seed);
+                (h.streams, h.acked, h.seed) = (true, 0, seed);
+                let lineage = h.lineage;
+                self.send(host, epoch, Wire::Seed { lineage, seed, log });
             }
             Role::Backup | Role::Taking => {
                 if let Some((_, have)) = h.peer_stream.filter(|(lineage, _)| *lineage == h.lineage) {

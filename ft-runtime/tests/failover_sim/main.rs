@@ -82,9 +82,9 @@ fn seeds() {
         return;
     }
     let seeds = number("FT_SIM_SEEDS").unwrap_or(SEEDS);
-    let totals: [AtomicU64; 6] = Default::default();
+    let totals: [AtomicU64; 7] = Default::default();
     let failure = first_failure(seeds, None, |s| {
-        let values = [s.answers, s.takeovers, s.cold_starts, s.stale_sends, s.steps, s.expected_service.into()];
+        let values = [s.answers, s.takeovers, s.cold_starts, s.stale_sends, s.releases, s.steps, s.expected_service.into()];
         for (total, value) in totals.iter().zip(values) {
             total.fetch_add(value, Ordering::Relaxed);
         }
@@ -92,12 +92,13 @@ fn seeds() {
     if let Some((seed, violation)) = failure {
         panic!("{}", explain(seed, None, &violation));
     }
-    let [answers, takeovers, cold, stale, steps, expected] = totals.map(|t| t.into_inner());
+    let [answers, takeovers, cold, stale, releases, steps, expected] = totals.map(|t| t.into_inner());
     println!(
-        "{seeds} histories, {steps} steps: {answers} answers, {takeovers} takeovers, {cold} cold starts, {stale} packets of \
+        "{seeds} histories, {steps} steps: {answers} answers, {takeovers} takeovers, {cold} cold starts, {releases} backups let go, {stale} packets of \
          hosts that could not know better, {expected} had to end in service"
     );
     assert!(takeovers > seeds / 4, "the faults must make hosts take over: {takeovers}");
+    assert!(releases > seeds / 10, "people must have backups let go: {releases}");
 }
 
 #[test]

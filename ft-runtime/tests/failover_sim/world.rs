@@ -10,7 +10,7 @@ use super::host::Host;
 use super::rng::Rng;
 use ft_runtime::failover::book::{Answer, RequestId};
 use ft_runtime::failover::config::ArbiterKind;
-use ft_runtime::failover::event::{Event, LinkEnd, Timer};
+use ft_runtime::failover::event::{Command, Event, LinkEnd, Timer};
 use ft_runtime::failover::record::{HostId, Phase, Record, Ruling, Version, compare_and_put};
 use ft_runtime::failover::state::Kind;
 use ft_runtime::failover::{Message, config};
@@ -69,6 +69,7 @@ pub enum Wire {
     Say(Message),
     Seed {
         lineage: u64,
+        seed: u64,
         log: Vec<Entry>,
     },
     Entry {
@@ -83,6 +84,7 @@ pub enum Wire {
     /// An acknowledgement names the life of the service that it is about.
     Ack {
         lineage: u64,
+        seed: u64,
         upto: usize,
         echo: Option<u64>,
     },
@@ -136,8 +138,7 @@ pub enum Input {
     },
     GuestKilled,
     Diverged,
-    Force,
-    Switchover,
+    Operator(Command),
     Lags,
     ProbeService,
 }
@@ -251,6 +252,8 @@ pub enum Without {
     Probes,
     /// A guard takes an engine that stands still for dead.
     GuardWaits,
+    /// A primary that lets its backup go by a person's word doesn't wait for the record.
+    RecordFirst,
 }
 
 impl Without {
@@ -262,7 +265,7 @@ impl Without {
         }
     }
 
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Hold,
         Self::PeerLease,
         Self::GateLease,
@@ -283,6 +286,7 @@ impl Without {
         Self::YieldShuts,
         Self::Probes,
         Self::GuardWaits,
+        Self::RecordFirst,
     ];
 }
 
@@ -313,6 +317,7 @@ pub struct Summary {
     pub takeovers: u64,
     pub cold_starts: u64,
     pub stale_sends: u64,
+    pub releases: u64,
     pub steps: u64,
     pub expected_service: bool,
 }
@@ -366,13 +371,16 @@ enum Fault {
     ArbiterDown,
     Lag,
     Poison,
-    /// The operator wants the other host to serve, wherever that is asked.
+    /// The operator wants the other host to serve, or to be none, wherever that is asked.
     Switchover,
+    Pause,
+    Resume,
+    Detach,
     /// The operator of a host whose peer is off lets it serve. Only without an arbiter.
     Force,
 }
 
-const FAULTS: [Fault; 17] = [
+const FAULTS: [Fault; 20] = [
     Fault::KillEngine,
     Fault::KillHost,
     Fault::KillGuest,
@@ -390,6 +398,9 @@ const FAULTS: [Fault; 17] = [
     Fault::Lag,
     Fault::Poison,
     Fault::Switchover,
+    Fault::Pause,
+    Fault::Resume,
+    Fault::Detach,
 ];
 
 /// The faults under which a rule matters most, where it would take long to meet them by chance.
@@ -400,6 +411,7 @@ fn focus(rule: Without) -> &'static [Fault] {
         Without::Settled => &[Fault::ArbiterDown, Fault::LinkLost, Fault::LinkSlow],
         Without::YieldShuts | Without::Probes => &[Fault::ServiceCut, Fault::KillGuest],
         Without::GuardWaits => &[Fault::Freeze],
+        Without::RecordFirst => &[Fault::Pause, Fault::Resume, Fault::Detach, Fault::ArbiterDown, Fault::LinkSlow],
         Without::PeerLease => &[Fault::LinkLost, Fault::LinkReset, Fault::LinkSlow, Fault::LinkHalfCut],
         _ => &[],
     }
@@ -796,10 +808,13 @@ impl World {
             Fault::Diverge => self.later(host, 0, Input::Diverged),
             Fault::Lag => self.later(host, 0, Input::Lags),
             Fault::Poison => {}
-            Fault::Switchover => self.later(host, 0, Input::Switchover),
+            Fault::Switchover => self.later(host, 0, Input::Operator(Command::Switchover)),
+            Fault::Pause => self.later(host, 0, Input::Operator(Command::Pause)),
+            Fault::Resume => self.later(host, 0, Input::Operator(Command::Resume)),
+            Fault::Detach => self.later(host, 0, Input::Operator(Command::Detach)),
             Fault::Force => {
                 if self.hosts[1 - host].machine.is_none() {
-                    self.later(host, 0, Input::Force);
+                    self.later(host, 0, Input::Operator(Command::Force));
                 }
             }
         }
@@ -936,6 +951,7 @@ impl World {
                 self.heal_service(host);
             }
             self.thaw(host)?;
+            self.later(host, 0, Input::Operator(Command::Resume));
         }
         self.push(self.now + PROBE_EVERY, Happening::Probe);
         Ok(())
@@ -981,6 +997,7 @@ impl World {
             takeovers: self.checker.takeovers,
             cold_starts: self.checker.cold_starts,
             stale_sends: self.checker.stale_sends,
+            releases: self.checker.releases,
             steps: self.steps,
             expected_service: expected,
         }))

@@ -93,6 +93,13 @@ impl Rig {
         self.exec(host, &["/usr/local/bin/ft", "events"])
     }
 
+    /// The last that the host's engine and server wrote.
+    pub fn log(&self, host: &str) -> String {
+        let log = std::fs::read_to_string(format!("/var/tmp/ft-rig/{}/logs/{host}.log", self.name)).unwrap_or_default();
+        let from = log.len().saturating_sub(4000);
+        log.get(from..).unwrap_or(&log).to_owned()
+    }
+
     pub fn fault(&self, host: &str, kind: &str) {
         let o = self.ft("fault").args([host, kind]).output().unwrap();
         assert!(o.status.success(), "{o:?}");
@@ -122,9 +129,7 @@ impl Drop for Rig {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for host in ["alpha", "beta"] {
-                let log = std::fs::read_to_string(format!("/var/tmp/ft-rig/{}/logs/{host}.log", self.name)).unwrap_or_default();
-                let from = log.len().saturating_sub(4000);
-                eprintln!("-- {host}: {}", log.get(from..).unwrap_or(&log));
+                eprintln!("-- {host}: {}", self.log(host));
             }
         }
         let o = self.ft("down").output().unwrap();

@@ -28,8 +28,9 @@ impl Kernel {
         match word.load(Ordering::Acquire) {
             copy::WANTED if self.process.domain == 0 && !self.process.has_children() => self.copy(),
             copy::READ if self.process.domain == 0 => {
-                self.reap_copy();
-                word.store(copy::NONE, Ordering::Release);
+                if self.reap_copy() {
+                    word.store(copy::NONE, Ordering::Release);
+                }
                 Copied::IsOriginal
             }
             _ => Copied::IsOriginal,
@@ -57,15 +58,19 @@ impl Kernel {
         Copied::IsOriginal
     }
 
-    /// The engine has ended it.
-    fn reap_copy(&mut self) {
+    /// The engine has ended it. False: it is not gone yet; to give back a large memory takes a while, in which the guest must not wait.
+    fn reap_copy(&mut self) -> bool {
         const WALL: u32 = 0x4000_0000;
-        while self.copy_pid != 0 {
+        const WNOHANG: u32 = 1;
+        if self.copy_pid != 0 {
             // SAFETY: reaps our own child; no status is asked for.
-            if unsafe { raw!(nr::WAIT4, self.copy_pid, 0, WALL, 0) } != -raw::EINTR {
-                self.copy_pid = 0;
+            let r = unsafe { raw!(nr::WAIT4, self.copy_pid, 0, WALL | WNOHANG, 0) };
+            if r == 0 || r == -raw::EINTR {
+                return false;
             }
+            self.copy_pid = 0;
         }
+        true
     }
 
     /// The first steps of a process made of a copy: what the kernel and the engine knew of the original is set anew.

@@ -121,6 +121,13 @@ pub fn ask(path: &Path, request: Request) -> Result<Answer, AskError> {
         .map_err(|e| AskError::new(path, e))
 }
 
+/// Events after that one as they come, until nothing has happened for so long: then the last line is [`AskError::Silent`].
+pub fn follow(path: &Path, after: u64, quiet_max: Duration) -> Result<Answer, AskError> {
+    open(path, Request::Events { after, follow: true }, Some(quiet_max))
+        .map(|stream| Answer { path: path.into(), lines: BufReader::new(stream).lines() })
+        .map_err(|e| AskError::new(path, e))
+}
+
 /// The first line of the answer.
 pub fn ask_line(path: &Path, request: Request) -> Result<String, AskError> {
     ask(path, request)?.next().unwrap_or_else(|| Err(AskError::Ended(path.display().to_string())))

@@ -1,16 +1,13 @@
 //! `ft status` and `ft events`.
 
-use super::client::{Answer, AskError, ask, ask_line, find_socket, order};
-use super::{Event, Milestone, Order, Request};
+use super::client::{Answer, AskError, ask, ask_line, find_socket};
+use super::{Event, Request};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// For a backup to become one that could take over.
-const SWITCHOVER_MAX: Duration = Duration::from_secs(10);
-const SWITCHOVER_AGAIN: Duration = Duration::from_millis(100);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// To the terminal's first line, and nothing below it.
 const HOME: &str = "\x1b[H\x1b[J";
@@ -47,71 +44,6 @@ pub struct EventsArgs {
     /// Go on as they come, until the engine ends.
     #[arg(long)]
     follow: bool,
-}
-
-#[derive(Args)]
-pub struct ForceArgs {
-    /// The control socket, as configured. Otherwise the only one in /run/ft.
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
-    /// You know that the other host is off, and stays off until it has heard of this one. If it is not, two hosts speak.
-    #[arg(long, required = true)]
-    peer_is_off: bool,
-}
-
-impl ForceArgs {
-    pub fn run(self) -> Result<(), AskError> {
-        order(&find_socket(self.socket)?, Order::Force)
-    }
-}
-
-#[derive(Args)]
-pub struct SwitchoverArgs {
-    /// The primary's control socket, as configured. Otherwise the only one in /run/ft.
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
-}
-
-impl SwitchoverArgs {
-    /// Until the other host serves, or it is known that it won't.
-    pub fn run(self) -> Result<(), AskError> {
-        let path = find_socket(self.socket)?;
-        let end = Instant::now() + SWITCHOVER_MAX;
-        loop {
-            let refusal = match switchover(&path)? {
-                Ok(said) => {
-                    println!("{said}");
-                    return Ok(());
-                }
-                Err(why) => why,
-            };
-            // A host that has just become the backup may not be sure yet that clients reach it.
-            let status = fields(&ask_line(&path, Request::Status)?);
-            let is = |key: &str, value: &str| status.get(key).is_some_and(|v| v == value);
-            if !is("role", "primary") || !is("state", "protected") || Instant::now() > end {
-                return Err(AskError::Refused { socket: path.display().to_string(), why: refusal });
-            }
-            std::thread::sleep(SWITCHOVER_AGAIN);
-        }
-    }
-}
-
-/// One attempt: what the engine says of it in the end.
-fn switchover(path: &Path) -> Result<Result<String, String>, AskError> {
-    let mut last = 0;
-    for line in ask(path, Request::Events { after: 0, follow: false })? {
-        last = serde_json::from_str::<Event>(&line?).map_or(last, |e| e.seq);
-    }
-    order(path, Order::Switchover)?;
-    for line in ask(path, Request::Events { after: last, follow: true })? {
-        let Ok(e) = serde_json::from_str::<Event>(&line?) else { continue };
-        match e.milestone {
-            Some(Milestone::Refused | Milestone::Unprotected) => return Ok(Err(e.event)),
-            Some(Milestone::Deposed) => return Ok(Ok(e.event)),
-            _ => {}
-        }
-    }
-    Ok(Err("the engine ended; `ft status` on the other host says whether it serves".into()))
 }
 
 impl StatusArgs {
@@ -202,7 +134,7 @@ fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
-fn fields(line: &str) -> Map<String, Value> {
+pub fn fields(line: &str) -> Map<String, Value> {
     serde_json::from_str(line).unwrap_or_default()
 }
 

@@ -4,6 +4,7 @@
 //! harms nobody but itself. Files are the system's: who may connect is decided by the directory's mode.
 
 use super::StatusBoard;
+use super::served::Served;
 use crate::failover::event::Command;
 use crate::guest::Refusal;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,7 +13,6 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 const CONNECTIONS_MAX: usize = 32;
@@ -23,6 +23,8 @@ const FOLLOWER_STALL_MAX: Duration = Duration::from_secs(60);
 /// How often one that hears nothing is looked at: is it still there?
 const FOLLOWER_CHECK: Duration = Duration::from_secs(1);
 const STACK_BYTES: usize = 128 << 10;
+/// For who asks or follows when the engine ends.
+const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +49,12 @@ pub enum Order {
     Force,
     /// Have the other host serve.
     Switchover,
+    /// Go on without a backup, and admit none.
+    Pause,
+    /// Admit one again.
+    Resume,
+    /// Take the backup out.
+    Detach,
 }
 
 impl Order {
@@ -54,6 +62,9 @@ impl Order {
         match self {
             Self::Force => Command::Force,
             Self::Switchover => Command::Switchover,
+            Self::Pause => Command::Pause,
+            Self::Resume => Command::Resume,
+            Self::Detach => Command::Detach,
         }
     }
 }
@@ -77,9 +88,11 @@ impl Line {
     }
 }
 
-/// Removed with it.
+/// Removed with it, when who follows the events has been told the last of them.
 pub struct ControlSocket {
     path: PathBuf,
+    board: StatusBoard,
+    served: Served,
 }
 
 impl ControlSocket {
@@ -94,31 +107,33 @@ impl ControlSocket {
         }
         let _ = std::fs::remove_file(path);
         let listener = UnixListener::bind(path)?;
+        let socket = Self { path: path.into(), board: board.clone(), served: Served::default() };
+        let served = socket.served.clone();
         let accept = move || {
-            let served = Arc::new(());
             for stream in listener.incoming().flatten() {
-                // One is ours.
-                if Arc::strong_count(&served) > CONNECTIONS_MAX {
+                let Some(seat) = served.enter(CONNECTIONS_MAX) else {
                     let _ = refuse(&stream, "too many ask at once; try again");
                     continue;
-                }
-                let (board, guard) = (board.clone(), served.clone());
+                };
+                let board = board.clone();
                 let serve = move || {
                     let _ = serve(&stream, &board);
-                    drop(guard);
+                    drop(seat);
                 };
                 // Without a thread it is not answered: its connection ends.
                 let _ = std::thread::Builder::new().name("control".into()).stack_size(STACK_BYTES).spawn(serve);
             }
         };
         std::thread::Builder::new().name("control".into()).stack_size(STACK_BYTES).spawn(accept)?;
-        Ok(Self { path: path.into() })
+        Ok(socket)
     }
 }
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
+        self.board.close();
+        self.served.wait_for_none(LAST_WORDS_MAX);
     }
 }
 
@@ -162,10 +177,13 @@ fn refuse(mut stream: &UnixStream, why: &str) -> io::Result<()> {
 fn follow(mut stream: &UnixStream, board: &StatusBoard, mut after: u64) -> io::Result<()> {
     stream.set_write_timeout(Some(FOLLOWER_STALL_MAX))?;
     while !has_gone(stream)? {
-        let events = board.await_events(after, FOLLOWER_CHECK);
+        let (events, more) = board.await_events(after, FOLLOWER_CHECK);
         if let Some(last) = events.last() {
             after = last.seq;
             stream.write_all(&lines(&events))?;
+        }
+        if !more {
+            break;
         }
     }
     Ok(())

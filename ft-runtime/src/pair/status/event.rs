@@ -36,10 +36,15 @@ pub enum Milestone {
     Refused,
     /// The hosts did different things.
     Diverged,
+    /// A person wants no backup, and wants one again.
+    Paused,
+    Resumed,
+    /// A person has taken the backup out.
+    Detached,
 }
 
 impl Milestone {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Detected,
         Self::Claimed,
         Self::Replayed,
@@ -53,6 +58,9 @@ impl Milestone {
         Self::Deposed,
         Self::Refused,
         Self::Diverged,
+        Self::Paused,
+        Self::Resumed,
+        Self::Detached,
     ];
 }
 
@@ -73,6 +81,9 @@ impl fmt::Display for Milestone {
             Self::Deposed => "deposed",
             Self::Refused => "refused",
             Self::Diverged => "diverged",
+            Self::Paused => "paused",
+            Self::Resumed => "resumed",
+            Self::Detached => "detached",
         })
     }
 }
