@@ -335,12 +335,34 @@ impl Kernel {
         }
     }
 
+    /// Stands still where that is wanted, until the engine lets it go on.
+    fn hold_if_wanted(&mut self) {
+        if self.process.domain == 0 && self.inputs.header().hold.at.load(Ordering::Relaxed) == self.inputs.point {
+            self.hold();
+        }
+    }
+
+    fn hold(&mut self) {
+        self.show_registers();
+        let word = &self.inputs.header().hold.stands;
+        word.store(1, Ordering::Release);
+        self.inputs.wait_while(word, 1);
+    }
+
+    /// For a debugger: where the guest's registers are.
+    pub fn show_registers(&mut self) {
+        // At its first input point the guest has not run yet.
+        let at = self.uc_if_any().map_or(0, |uc| uc.regs.as_ptr() as u64);
+        self.inputs.header().hold.registers.store(at, Ordering::Relaxed);
+    }
+
     /// Waits for the next entry of the log.
     fn await_head(&mut self) -> Head {
         loop {
             if let Some(h) = self.inputs.head() {
                 return h;
             }
+            self.show_registers();
             let (point, idle) = (self.inputs.point, &self.inputs.channel.control().status.idle);
             idle.follow_at(point, true);
             self.inputs.channel.wait(None);
@@ -350,6 +372,7 @@ impl Kernel {
 
     /// The backup at an input point: does what the log says the primary did there.
     fn follow(&mut self, place: Place) {
+        self.hold_if_wanted();
         let point = self.inputs.point;
         loop {
             let head = self.await_head();
@@ -498,6 +521,7 @@ impl Kernel {
         self.begin_point();
         let digest = self.digest.0;
         if self.inputs.mode == Mode::Backup {
+            self.hold_if_wanted();
             self.follow_to_end();
         } else if self.inputs.memory_every != 0 {
             self.log_memory();
@@ -566,6 +590,9 @@ impl Kernel {
         }
         self.inputs.channel.send(&FromGuest::Act(Act::Diverged { text: text.as_bytes() }));
         self.inputs.channel.announce();
+        if self.process.domain == 0 && self.inputs.header().hold.at.load(Ordering::Relaxed) != 0 {
+            self.hold();
+        }
         crate::raw::exit_process(DIVERGED_STATUS)
     }
 

@@ -778,7 +778,7 @@ fn farewell(e: &Ended) -> String {
         Ended::Diverged(how) => format!("its server did something else: {how}"),
         Ended::Interrupted(signo) => format!("stopped by signal {signo}"),
         Ended::Left(why) | Ended::Rejoins(why) | Ended::Stuck(why) => why.clone(),
-        Ended::LogEnd => "its log has ended".into(),
+        Ended::LogEnd | Ended::Held(_) | Ended::Debugged(_) => "its log has ended".into(),
     }
 }
 
