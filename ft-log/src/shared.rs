@@ -20,7 +20,7 @@ pub const SHIM_REGION: core::ops::Range<u64> = SHIM_BASE..0x2100_0000_0000;
 
 /// "ftshared" in little endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ftshared");
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// The service and its fork children that run at the same time.
 pub const DOMAINS_MAX: usize = 16;
@@ -65,6 +65,18 @@ pub mod copy {
     pub const MADE: u32 = 2;
     /// The engine has ended it, and the guest may reap it.
     pub const READ: u32 = 3;
+}
+
+/// Where the service's first process stands still while it follows a log, before anything is applied there.
+#[repr(C)]
+pub struct Hold {
+    /// The input point; 0: nowhere. Only before the guest starts. A process that would end because it diverged stands
+    /// still too, if this is set.
+    pub at: AtomicU64,
+    /// 1: it stands. The engine lets it go on by 0.
+    pub stands: AtomicU32,
+    /// Where the guest's registers lie (as `gregs` of the kernel's ABI) while it waits or dies: what a debugger asks.
+    pub registers: AtomicU64,
 }
 
 /// How far the engine is with copying the files that belong to a copy of the process. The guest begins, with the copy.
@@ -140,6 +152,7 @@ pub struct Header {
     pub copy: AtomicU32,
     /// One of [`files`]. But where it is free, whoever changes a file's content tells before what was there.
     pub files: AtomicU32,
+    pub hold: Hold,
     /// 1: the engine sleeps on the doorbell and wants a write to it.
     pub engine_waits: Line<AtomicU32>,
     /// The guest's own first process id, as it sees itself.

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 const MAGIC: [u8; 8] = *b"ftrecord";
 /// Grows with every change of the format; a reader refuses all others.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 const PREAMBLE_BYTES: u64 = 16;
 const SECTION_HEAD_BYTES: usize = 24;
 const FRAME_HEAD_BYTES: usize = 8;
@@ -61,6 +61,8 @@ pub enum LogFileError {
     Corrupt { path: PathBuf, offset: u64, why: String },
     #[error("{}: the recorder died before the guest started: there is nothing to replay", path.display())]
     Unstarted { path: PathBuf },
+    #[error("{}: {why}", path.display())]
+    Ring { path: PathBuf, why: String },
 }
 
 /// Bytes that are text nearly always: a JSON string then, `{"hex": ".."}` otherwise.
@@ -136,11 +138,27 @@ pub struct Header {
     pub kernel_release: String,
     /// Absolute; each has a state section of its own, in this order.
     pub state_dirs: Vec<OsText>,
+    /// In a ring of several files: which one this is.
+    #[serde(default)]
+    pub segment: Option<Segment>,
     /// What the guest's standard output was.
     #[serde(default)]
     pub stdout: StreamKind,
     #[serde(default)]
     pub stderr: StreamKind,
+}
+
+/// A file of a ring: it goes on where the one before ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Of the guest's own domain: entries of earlier points are in earlier files. 0: it begins with the guest.
+    pub point: u64,
+    /// The point at which the file before begins.
+    pub after: Option<u64>,
+    /// Entries of the files before.
+    pub entries_before: u64,
+    /// So many entries it begins with are events that those files have too, and that the guest had not applied at `point`.
+    pub unapplied: u32,
 }
 
 impl Header {
@@ -156,6 +174,8 @@ pub enum End {
     Exited { status: i32, logged: bool },
     /// The recorder stopped while the guest ran on or was stopped by it.
     Stopped,
+    /// Another file of the ring goes on.
+    Continued,
     /// The recorder died: whole frames end at `offset`, `dropped` bytes of an unfinished one follow.
     Torn { offset: u64, dropped: u64 },
 }
@@ -166,6 +186,7 @@ impl End {
             End::Exited { status, logged: true } => (0u32, status),
             End::Exited { status, logged: false } => (1, status),
             End::Stopped => (2, 0),
+            End::Continued => (3, 0),
             End::Torn { .. } => unreachable!("nobody writes a torn end"),
         };
         let mut b = [0; END_BODY_BYTES];
@@ -187,6 +208,7 @@ impl End {
             0 => End::Exited { status, logged: true },
             1 => End::Exited { status, logged: false },
             2 => End::Stopped,
+            3 => End::Continued,
             _ => return None,
         };
         Some((end, entries))
@@ -255,10 +277,15 @@ impl LogWriter {
         self.frame(&[&[kind::NOTE], &text.as_bytes()[..cut]])
     }
 
+    /// The last frame; the kernel has everything afterwards.
+    pub fn end(&mut self, end: End) -> Result<(), LogFileError> {
+        self.frame(&[&end.encode(self.index)])?;
+        self.flush()
+    }
+
     /// The last frame; everything is on disk afterwards.
     pub fn finish(&mut self, end: End) -> Result<(), LogFileError> {
-        self.frame(&[&end.encode(self.index)])?;
-        self.flush()?;
+        self.end(end)?;
         self.file.sync_data().map_err(|source| self.io("cannot sync", source))
     }
 
@@ -336,7 +363,8 @@ fn section_write(file: &mut File, kind: u32, content: impl FnOnce(&mut dyn Write
     Ok(())
 }
 
-/// A recording that was read once from end to end and found whole, but perhaps for a torn tail.
+/// A recording that was read once from end to end and found whole, but perhaps for a torn tail. One file, or several of
+/// a ring that follow each other.
 #[derive(Debug)]
 pub struct Recording {
     path: PathBuf,
@@ -344,13 +372,26 @@ pub struct Recording {
     pub header: Header,
     /// Offset and length of the state archives, in the order of `header.state_dirs`.
     states: Vec<(u64, u64)>,
-    log_at: u64,
-    /// Where whole frames end.
-    log_end: u64,
+    /// The first file's frames.
+    frames: Frames,
+    /// Behind the events that an earlier file of the ring has too.
+    own: Frames,
+    /// Of the files that follow, each one's own.
+    more: Vec<Frames>,
     pub entries: u64,
     pub end: End,
     /// Remarks, in order.
     pub notes: Vec<String>,
+}
+
+/// Whole frames of one file.
+#[derive(Clone, Debug)]
+struct Frames {
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+    /// Entries of the file before `at`.
+    index: u64,
 }
 
 impl Recording {
@@ -413,13 +454,16 @@ impl Recording {
         if states.len() != header.state_dirs.len() {
             return Err(corrupt(at, "the number of state sections doesn't match the header"));
         }
+        let file = Arc::new(file);
+        let frames = Frames { file: file.clone(), at, end: at, index: 0 };
         let mut r = Self {
             path: path.to_owned(),
-            file: Arc::new(file),
+            file,
             header,
             states,
-            log_at: at,
-            log_end: at,
+            own: frames.clone(),
+            frames,
+            more: Vec::new(),
             entries: 0,
             end: End::Stopped,
             notes: Vec::new(),
@@ -431,14 +475,18 @@ impl Recording {
     /// Reads all frames; sets what is known only then.
     fn verify(&mut self, size: u64) -> Result<(), LogFileError> {
         let finished = self.tail_is_an_end(size)?;
-        let mut chunks = Chunks::new(self.file.clone(), self.log_at, size);
+        let mut chunks = Chunks::new(self.file.clone(), self.frames.at, size);
+        let unapplied = self.unapplied();
         let mut body = Vec::new();
         let corrupt = |offset, why: &str| LogFileError::Corrupt { path: self.path.clone(), offset, why: why.to_owned() };
         loop {
             let at = chunks.at;
             let left = size - at;
             let io = |source| LogFileError::Io { path: self.path.clone(), what: "cannot read", source };
-            self.log_end = at;
+            (self.frames.end, self.own.end) = (at, at);
+            if self.entries <= unapplied {
+                (self.own.at, self.own.index) = (at, self.entries);
+            }
             if left == 0 {
                 // The end frame may be lost with a torn tail, and then the loss happened to be between two frames.
                 self.end = End::Torn { offset: at, dropped: 0 };
@@ -505,7 +553,7 @@ impl Recording {
     /// A whole end frame at the file's end: then nothing before it can be torn, only corrupt.
     fn tail_is_an_end(&self, size: u64) -> Result<bool, LogFileError> {
         const BYTES: usize = FRAME_HEAD_BYTES + END_BODY_BYTES;
-        if size - self.log_at < BYTES as u64 {
+        if size - self.frames.at < BYTES as u64 {
             return Ok(false);
         }
         let mut b = [0; BYTES];
@@ -541,15 +589,45 @@ impl Recording {
         &self.path
     }
 
+    fn unapplied(&self) -> u64 {
+        self.header.segment.map_or(0, |s| s.unapplied.into())
+    }
+
+    /// Entries that no earlier file of the ring has.
+    pub fn own_entries(&self) -> u64 {
+        self.entries.saturating_sub(self.unapplied())
+    }
+
+    /// The next file of the ring, which follows this one.
+    pub fn go_on_with(&mut self, next: Recording) {
+        assert!(next.more.is_empty(), "one file at a time");
+        self.entries += next.own_entries();
+        self.more.push(next.own);
+        self.end = next.end;
+        self.notes.extend(next.notes);
+    }
+
     /// Entries of each domain, each domain at its own pace.
     pub fn cursors(&self) -> Cursors {
+        let files: Vec<Frames> = std::iter::once(&self.frames).chain(&self.more).cloned().collect();
         Cursors {
             path: self.path.clone(),
             limit: None,
-            domains: std::array::from_fn(|_| {
-                Cursor { chunks: Chunks::new(self.file.clone(), self.log_at, self.log_end), index: 0, buffered: VecDeque::new() }
+            domains: std::array::from_fn(|_| Cursor {
+                chunks: files[0].chunks(),
+                index: 0,
+                passed: 0,
+                file: 0,
+                buffered: VecDeque::new(),
             }),
+            files,
         }
+    }
+}
+
+impl Frames {
+    fn chunks(&self) -> Chunks {
+        Chunks::new(self.file.clone(), self.at, self.end)
     }
 }
 
@@ -612,14 +690,18 @@ impl Read for Chunks {
 /// One reader per domain. A domain far behind another costs a second pass over the file, not memory.
 pub struct Cursors {
     path: PathBuf,
+    files: Vec<Frames>,
     limit: Option<u64>,
     domains: [Cursor; DOMAINS_MAX],
 }
 
 struct Cursor {
     chunks: Chunks,
-    /// Entries of all domains passed so far.
+    /// Entries of this file, of all domains, passed so far; and of all files.
     index: u64,
+    passed: u64,
+    /// Which of the files.
+    file: usize,
     buffered: VecDeque<Vec<u8>>,
 }
 
@@ -636,7 +718,12 @@ impl Cursors {
             return Ok(Some(b));
         }
         let io = |source| LogFileError::Io { path: self.path.clone(), what: "cannot read", source };
-        while c.chunks.at < c.chunks.end {
+        loop {
+            if c.chunks.at >= c.chunks.end {
+                let Some(next) = self.files.get(c.file + 1) else { return Ok(None) };
+                (c.file, c.chunks, c.index) = (c.file + 1, next.chunks(), next.index);
+                continue;
+            }
             let at = c.chunks.at;
             let mut head = [0; FRAME_HEAD_BYTES + 1];
             c.chunks.read_exact(&mut head).map_err(io)?;
@@ -652,11 +739,13 @@ impl Cursors {
             if !(1..=BODY_BYTES_MAX).contains(&length) {
                 return Err(corrupt());
             }
-            c.index += u64::from(usize::from(owner) < DOMAINS_MAX);
-            if self.limit.is_some_and(|n| c.index > n) {
-                c.chunks.at = c.chunks.end;
-                break;
+            let is_entry = u64::from(usize::from(owner) < DOMAINS_MAX);
+            if self.limit.is_some_and(|n| c.passed + is_entry > n) {
+                c.chunks.at = at;
+                return Ok(None);
             }
+            c.index += is_entry;
+            c.passed += is_entry;
             if u16::from(owner) != domain.0 {
                 c.chunks.skip(length as u64 - 1);
                 continue;
@@ -668,17 +757,17 @@ impl Cursors {
             }
             return Ok(Some(body));
         }
-        Ok(None)
     }
 
     /// What the others said before this domain's last entry is left out.
     pub fn skip_others_to(&mut self, domain: DomainId) {
         let k = usize::from(domain.0);
-        let (at, index) = (self.domains[k].chunks.at, self.domains[k].index);
+        let Cursor { file, index, passed, .. } = self.domains[k];
+        let at = self.domains[k].chunks.at;
         for other in (0..DOMAINS_MAX).filter(|d| *d != k) {
-            let c = &mut self.domains[other];
-            (c.chunks.at, c.index) = (at, index);
-            c.buffered.clear();
+            let mut chunks = self.files[file].chunks();
+            chunks.at = at;
+            self.domains[other] = Cursor { chunks, index, passed, file, buffered: VecDeque::new() };
         }
     }
 
@@ -710,6 +799,7 @@ mod tests {
             memory_slices: false,
             kernel_release: "6".into(),
             state_dirs: vec![OsText("/state".into())],
+            segment: None,
             stdout: StreamKind::Pipe,
             stderr: StreamKind::Null,
         }

@@ -2,6 +2,8 @@
 
 use crate::archive;
 use crate::engine::log::{NoLog, Recorder};
+use crate::flight::{Keeper, snapshot_prefix};
+use crate::flight::recorder::FlightRecorder;
 use crate::logfile::{Header, LogWriter, OsText, hex};
 use crate::engine::Outcome;
 use crate::engine::log::Log;
@@ -15,7 +17,11 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Of the time that a ring covers: what is kept beyond that time is at most one of so many parts.
+const SEGMENTS: u32 = 4;
 
 /// The server of a run without a peer.
 #[derive(Clone, Debug)]
@@ -76,6 +82,8 @@ pub struct Record {
     pub memory_slices: bool,
     /// Take a snapshot so often.
     pub snapshot_every: Option<Duration>,
+    /// Only so much is kept, and `output` is a directory: a ring.
+    pub last: Option<Duration>,
     pub server: Server,
     pub show: Show,
 }
@@ -83,8 +91,11 @@ pub struct Record {
 impl Record {
     /// The exit status.
     pub fn run(&self) -> Result<i32, Error> {
+        if let Some(last) = self.last {
+            return self.run_ring(last);
+        }
         let dirs = state_dirs(&self.state_dirs, &self.output)?;
-        let snapshots = self.snapshot_every.map(|every| Taker::into_files(snapshot_prefix(&self.output), every, dirs.clone()));
+        let snapshots = self.snapshot_every.map(|every| Taker::into_files(beside(&self.output), every, dirs.clone()));
         let outcome = self.server.run(self.memory_every, &self.show, snapshots, |s| {
             s.memory_slices = self.memory_slices;
             let header = header(s, &dirs)?;
@@ -93,10 +104,23 @@ impl Record {
         })?;
         Ok(exit_code_of(&outcome))
     }
+
+    fn run_ring(&self, last: Duration) -> Result<i32, Error> {
+        let keeper = Arc::new(Keeper::create(&self.output, last).map_err(io_error(self.output.display().to_string()))?);
+        let dirs = state_dirs(&self.state_dirs, &snapshot_prefix(&self.output))?;
+        let every = self.snapshot_every.unwrap_or(last / SEGMENTS);
+        let snapshots = Taker::into_ring(keeper.clone(), every, dirs.clone());
+        let outcome = self.server.run(self.memory_every, &self.show, Some(snapshots), |s| {
+            s.memory_slices = self.memory_slices;
+            let first = |path: &Path, h: &Header| LogWriter::create(path, h, |k, out| archive::pack(&dirs[k], out));
+            Ok(Box::new(FlightRecorder::begin(keeper, header(s, &dirs)?, first)?))
+        })?;
+        Ok(exit_code_of(&outcome))
+    }
 }
 
 /// Snapshots lie beside the recording.
-fn snapshot_prefix(output: &Path) -> PathBuf {
+fn beside(output: &Path) -> PathBuf {
     let mut name = output.as_os_str().to_owned();
     name.push(".snapshot");
     name.into()
@@ -148,6 +172,7 @@ fn header(s: &Surroundings, dirs: &[PathBuf]) -> Result<Header, Error> {
         memory_slices: s.memory_slices,
         kernel_release: release.trim().into(),
         state_dirs: dirs.iter().map(|d| OsText(d.clone().into())).collect(),
+        segment: None,
         stdout: crate::replay::StreamKind::of(&io::stdout()),
         stderr: crate::replay::StreamKind::of(&io::stderr()),
     })

@@ -5,14 +5,18 @@ use crate::engine::backup::describe_status;
 use crate::engine::feed::Feed;
 use crate::engine::{Ended, EngineError, Outcome};
 use crate::logfile::{End, Header, Recording};
+use crate::flight::ring::Ring;
+use crate::gdb::Gdb;
 use crate::overlay::PrivateRoot;
 use crate::record::sha256;
 use crate::snapshot::Source;
 use crate::snapshot::file::SnapshotReader;
 use crate::snapshot::tree::Making;
-use crate::start::{EXIT_FT, Error, Show, Surroundings, exit_code, io_error, prepare_process, run_backup};
+use crate::start::{Beyond, EXIT_FT, Error, Show, Surroundings, exit_code, io_error, prepare_process, run_backup};
+use crate::until::{Points, Until};
 use ft_log::ids::InputPoint;
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,8 +32,12 @@ const READERS_MAX: Duration = Duration::from_secs(5);
 pub struct Replay {
     pub recording: PathBuf,
     pub keep: bool,
-    /// Go on from this snapshot, of the same recording, instead of the start.
+    /// Go on from this snapshot, of the same recording, instead of the start. Of a ring: its path or its input point.
     pub from: Option<PathBuf>,
+    /// Stop there.
+    pub until: Option<Until>,
+    /// Run gdb on the guest there, or near the end, with these arguments.
+    pub gdb: Option<Vec<OsString>>,
     /// Only so many entries; then the guest goes live.
     pub live_after: Option<u64>,
     pub show: Show,
@@ -85,16 +93,18 @@ impl StreamKind {
 
 impl Replay {
     pub fn run(&self) -> Result<Report, Error> {
-        let recording = Recording::open(&self.recording)?;
+        let Ring { recording, snapshot, later } = self.open()?;
         let surroundings = surroundings(&recording.header)?;
         check_program(&recording.header, &surroundings.program)?;
-        // Before anything temporary exists: from here a signal ends the replay in order.
-        let signals = prepare_process()?;
-        let mut root = PrivateRoot::create(self.keep)?;
-        let mut snapshot = self.from.as_deref().map(SnapshotReader::open).transpose()?;
+        let mut snapshot = snapshot.as_deref().map(SnapshotReader::open).transpose()?;
         if snapshot.as_ref().is_some_and(|s| s.head.seed != recording.header.seed) {
             return Err(Error::Refused("the snapshot is of another recording; use one that was taken with this one".into()));
         }
+        let halt = self.halt(&recording, snapshot.as_ref().map_or(1, |s| s.head.point))?;
+        let gdb = self.gdb.as_ref().map(|arguments| Gdb::find(&surroundings.program, arguments)).transpose()?;
+        // Before anything temporary exists: from here a signal ends the replay in order.
+        let signals = prepare_process()?;
+        let mut root = PrivateRoot::create(self.keep)?;
         let mut files = Making::default();
         match &snapshot {
             Some(s) => s.head.trees.iter().try_for_each(|t| root.replace(Path::new(&t.path.0), |to| files.add(t, to)))?,
@@ -116,12 +126,18 @@ impl Replay {
             cursors.limit(n);
         }
         let mut feed = Feed::new(cursors);
-        if let Some(s) = &snapshot {
+        // A ring's log begins where its snapshot does.
+        if let Some(s) = snapshot.as_ref().filter(|_| recording.header.segment.is_none()) {
             feed.skip_to(InputPoint(s.head.point)).map_err(EngineError::from)?;
         }
         let begins = snapshot.as_mut().map(|s| std::mem::take(&mut s.engine)).unwrap_or_default();
-        let then_live = self.live_after.map(|_| begins);
-        let result = run_backup(&surroundings, feed, &self.show, signals, then_live, |spec| {
+        let beyond = match (halt, gdb) {
+            (Some(point), Some(gdb)) => Beyond::Debug(point, gdb.ready(root.dir())?),
+            (Some(point), None) => Beyond::Stop(point),
+            _ if self.live_after.is_some() => Beyond::Live(begins),
+            _ => Beyond::Nothing,
+        };
+        let result = run_backup(&surroundings, feed, &self.show, signals, beyond, |spec| {
             spec.stdout = Some(out_end);
             spec.stderr = Some(err_end);
             spec.pre_exec = Some(enter);
@@ -138,7 +154,28 @@ impl Replay {
                 eprint!("{}", scene.text(None, &surroundings.program));
             }
         });
-        Ok(report(&recording, result?, seconds, self.live_after.is_some()))
+        let mut report = report(&recording, result?, seconds, self.live_after.is_some());
+        if let Some(snapshot) = later {
+            report.reason.push_str(&format!("; the log after that is lost, and goes on at {}: --from", snapshot.display()));
+        }
+        Ok(report)
+    }
+
+    fn open(&self) -> Result<Ring, Error> {
+        if self.recording.is_dir() {
+            return Ok(Ring::open(&self.recording, self.from.as_deref())?);
+        }
+        Ok(Ring { recording: Recording::open(&self.recording)?, snapshot: self.from.clone(), later: None })
+    }
+
+    /// The input point at which the guest is to stand still, if it is. `first`: where it begins.
+    fn halt(&self, recording: &Recording, first: u64) -> Result<Option<u64>, Error> {
+        if self.until.is_none() && self.gdb.is_none() {
+            return Ok(None);
+        }
+        // Without a word of the user's: before the last that the guest learned, so that it does with the debugger what it did then.
+        let until = self.until.unwrap_or(Until::FromEnd(0));
+        Points::of(recording, first)?.find(until).map(Some).map_err(Error::Refused)
     }
 }
 
@@ -276,7 +313,9 @@ fn report(recording: &Recording, outcome: Outcome, seconds: f64, live: bool) -> 
         _ => judge(recording.end, &outcome),
     };
     let mut reason = reason;
-    if let End::Torn { offset, dropped } = recording.end {
+    if let End::Torn { offset, dropped } = recording.end
+        && !matches!(outcome.ended, Ended::Held(_))
+    {
         reason.push_str(&format!(
             "; the recording is torn at offset {offset} ({dropped} bytes dropped): replayed to entry {}",
             recording.entries
@@ -321,9 +360,11 @@ fn judge(end: End, outcome: &Outcome) -> (bool, Option<i32>, String) {
                 Some(exit_code(status)),
                 format!("the guest waits where it was killed in the recording, {}", describe_status(status)),
             ),
-            End::Stopped | End::Torn { .. } => (true, None, "the guest waits at the recording's end".into()),
+            End::Stopped | End::Continued | End::Torn { .. } => (true, None, "the guest waits at the recording's end".into()),
         },
         Ended::Diverged(scene) => (false, None, format!("diverged: {}", scene.what)),
+        Ended::Held(point) => (true, None, format!("stopped at input point {point}")),
+        Ended::Debugged(point) => (true, None, format!("gdb has ended; the guest had come to input point {point}")),
         Ended::Stuck(text) => (false, None, format!("stuck: {text}")),
         Ended::Left(why) | Ended::Detached(why) | Ended::Rejoins(why) => (false, None, why.clone()),
         Ended::Interrupted(signo) => (false, Some(EXIT_FT), format!("interrupted by signal {signo}")),

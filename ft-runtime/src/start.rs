@@ -1,8 +1,10 @@
 //! What all subcommands that run a guest share: what it is started with, how it is started, how its end becomes ours.
 
+use crate::engine::halt::{Debugging, Halt};
 use crate::engine::log::{Log, NoLog};
 use crate::engine::trace::{Trace, call_class, call_name};
 use crate::engine::{Ended, Engine, EngineError, Outcome, Setup, sys};
+use crate::gdb::ReadyGdb;
 use crate::guest::{Guest, LaunchError, LaunchSpec, ShimImage, ShimImageError, launch};
 use crate::logfile::LogFileError;
 use crate::overlay::OverlayError;
@@ -37,6 +39,8 @@ pub enum Error {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Log(#[from] LogFileError),
+    #[error(transparent)]
+    Feed(#[from] crate::engine::feed::FeedError),
     #[error(transparent)]
     Overlay(#[from] OverlayError),
     #[error(transparent)]
@@ -122,6 +126,7 @@ impl Surroundings {
             role,
             flags: flags | if self.memory_slices { flag::MEMORY_SLICES } else { 0 },
             memory_every: self.memory_every,
+            hold_at: 0,
             seed: self.seed,
             at_random: self.at_random,
             stdout: None,
@@ -219,26 +224,43 @@ pub fn run_primary(
     Ok(outcome)
 }
 
-/// Runs a guest that follows a log; `adapt` changes how it is started. `then_live`: at the log's end it goes live, with what was
-/// known where it begins.
+/// What a guest that follows a log does besides.
+pub enum Beyond {
+    /// Nothing: the run ends with the log.
+    Nothing,
+    /// At the log's end it goes live, with what was known where it begins.
+    Live(EngineState),
+    /// It stands still at this input point, and the run ends.
+    Stop(u64),
+    /// It stands still there for a debugger.
+    Debug(u64, ReadyGdb),
+}
+
+/// Runs a guest that follows a log; `adapt` changes how it is started.
 pub fn run_backup(
     s: &Surroundings,
     feed: crate::engine::feed::Feed<crate::logfile::Cursors>,
     show: &Show,
     signals: OwnedFd,
-    then_live: Option<EngineState>,
+    beyond: Beyond,
     adapt: impl FnOnce(&mut LaunchSpec),
 ) -> Result<Outcome, Error> {
     let trace = show.open_trace()?;
     let mut spec = s.spec(role::BACKUP, show.flags());
+    if let Beyond::Stop(point) | Beyond::Debug(point, _) = beyond {
+        spec.hold_at = point;
+    }
     adapt(&mut spec);
     let guest = launch(&mut spec, &ShimImage::embedded()?)?;
     // Ours are the other ends of pipes whose end the readers wait for.
     drop(spec);
+    let pid = guest.pid;
     let setup = setup(guest, signals, trace)?;
-    let engine = match then_live {
-        Some(begins) => Engine::backup_then_primary(setup, feed, Box::new(NoLog::default()), begins)?,
-        None => Engine::backup(setup, feed)?,
+    let engine = match beyond {
+        Beyond::Nothing => Engine::backup(setup, feed)?,
+        Beyond::Live(begins) => Engine::backup_then_primary(setup, feed, Box::new(NoLog::default()), begins)?,
+        Beyond::Stop(point) => Engine::backup_that_halts(setup, feed, Halt::End { point })?,
+        Beyond::Debug(_, gdb) => Engine::backup_that_halts(setup, feed, Halt::Debug(Debugging::new(gdb, pid)))?,
     };
     Ok(engine.run()?)
 }
@@ -254,7 +276,7 @@ pub fn exit_code_of(outcome: &Outcome) -> i32 {
         Ended::Exited { status, .. } => exit_code(status),
         Ended::Detached(_) => 0,
         Ended::Interrupted(signo) => 128 + i32::from(signo),
-        Ended::LogEnd | Ended::Diverged(_) | Ended::Stuck(_) | Ended::Left(_) | Ended::Rejoins(_) => EXIT_FT,
+        Ended::LogEnd | Ended::Held(_) | Ended::Debugged(_) | Ended::Diverged(_) | Ended::Stuck(_) | Ended::Left(_) | Ended::Rejoins(_) => EXIT_FT,
     }
 }
 

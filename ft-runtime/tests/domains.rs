@@ -236,6 +236,7 @@ fn a_domain_far_behind_in_the_log_is_fed() {
         memory_slices: false,
         kernel_release: String::new(),
         state_dirs: vec![],
+        segment: None,
         stdout: Default::default(),
         stderr: Default::default(),
     };

@@ -70,6 +70,7 @@ fn spec(program: impl Into<PathBuf>, args: &[&str]) -> LaunchSpec {
         role: role::PRIMARY,
         flags: 3,
         memory_every: 5,
+        hold_at: 0,
         seed: 11,
         at_random: AT_RANDOM,
         stdout: None,

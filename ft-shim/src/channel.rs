@@ -91,8 +91,9 @@ impl Channel {
         status.answer.load(Ordering::Relaxed)
     }
 
-    /// Waits while a word of the engine's is `value`. The guest can't notice the wait.
+    /// Waits while a word of the engine's is `value`, which is told that it has to look. The guest can't notice the wait.
     pub fn wait_while(&mut self, word: &AtomicU32, value: u32) {
+        self.unannounced = true;
         self.announce();
         while word.load(Ordering::Acquire) == value {
             futex_wait(word, value, None);

@@ -339,12 +339,34 @@ impl Kernel {
         }
     }
 
+    /// Stands still where that is wanted, until the engine lets it go on.
+    fn hold_if_wanted(&mut self) {
+        if self.process.domain == 0 && self.inputs.header().hold.at.load(Ordering::Relaxed) == self.inputs.point {
+            self.hold();
+        }
+    }
+
+    fn hold(&mut self) {
+        self.show_registers();
+        let word = &self.inputs.header().hold.stands;
+        word.store(1, Ordering::Release);
+        self.inputs.wait_while(word, 1);
+    }
+
+    /// For a debugger: where the guest's registers are.
+    pub fn show_registers(&mut self) {
+        // At its first input point the guest has not run yet.
+        let at = self.uc_if_any().map_or(0, |uc| uc.regs.as_ptr() as u64);
+        self.inputs.header().hold.registers.store(at, Ordering::Relaxed);
+    }
+
     /// Waits for the next entry of the log.
     fn await_head(&mut self) -> Head {
         loop {
             if let Some(h) = self.inputs.head() {
                 return h;
             }
+            self.show_registers();
             let (point, idle) = (self.inputs.point, &self.inputs.channel.control().status.idle);
             idle.follow_at(point, true);
             self.inputs.channel.wait(None);
@@ -354,6 +376,7 @@ impl Kernel {
 
     /// The backup at an input point: does what the log says the primary did there.
     fn follow(&mut self, place: Place) {
+        self.hold_if_wanted();
         let point = self.inputs.point;
         loop {
             let head = self.await_head();
@@ -510,6 +533,7 @@ impl Kernel {
         self.begin_point();
         let digest = self.digest.value;
         if self.inputs.mode == Mode::Backup {
+            self.hold_if_wanted();
             self.follow_to_end();
         } else if self.inputs.memory_every != 0 {
             self.log_memory();
@@ -588,7 +612,7 @@ impl Kernel {
         let mut text = String::new();
         let _ = write!(text, "{what}");
         let thread = self.threads.loaded;
-        let registers = if self.has_context() { [reg::RIP, reg::RSP, reg::RBP].map(|r| self.regs_mut(thread)[r]) } else { [0; 3] };
+        let registers = if self.uc_if_any().is_some() { [reg::RIP, reg::RSP, reg::RBP].map(|r| self.regs_mut(thread)[r]) } else { [0; 3] };
         let scene = Disagreement {
             point: InputPoint(self.inputs.point),
             thread: thread as u16,
@@ -597,9 +621,14 @@ impl Kernel {
             newest: self.noted,
             memory,
         };
+        let act = FromGuest::Act(Act::Diverged { scene, text: text.as_bytes() });
+        if self.process.domain == 0 && self.inputs.header().hold.at.load(Ordering::Relaxed) != 0 {
+            self.inputs.channel.send(&act);
+            self.hold();
+        }
         // The engine looks at the process as it is, and ends it.
         loop {
-            self.inputs.channel.ask(&FromGuest::Act(Act::Diverged { scene, text: text.as_bytes() }));
+            self.inputs.channel.ask(&act);
         }
     }
 

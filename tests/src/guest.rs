@@ -334,7 +334,7 @@ pub fn free_port() -> u16 {
 }
 
 /// The same names, kinds, modes and content. Sockets are those of the host.
-fn same_files(recorded: &Path, replayed: &Path) -> Result<(), String> {
+pub(crate) fn same_files(recorded: &Path, replayed: &Path) -> Result<(), String> {
     let failed = |e: std::io::Error| format!("{}: {e}", recorded.display());
     let kind = |p: &Path| {
         let m = fs::symlink_metadata(p).map_err(|e| format!("{}: {e}", p.display()))?;

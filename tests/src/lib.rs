@@ -4,7 +4,9 @@
 //! directory of its own, its ports are given by the kernel. A limit that is reached says which one, and what the
 //! process had written by then.
 
+pub mod flight;
 pub mod guest;
+pub mod incident;
 pub mod left_out;
 pub mod process;
 pub mod redis;

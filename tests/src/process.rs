@@ -61,6 +61,13 @@ impl Running {
         self.ended.is_some()
     }
 
+    /// Ends it as a machine that dies does.
+    pub fn kill(mut self) -> Result<(), String> {
+        self.child.kill().map_err(|e| format!("{} can't be killed: {e}", self.what))?;
+        self.ended = self.child.wait().ok();
+        Ok(())
+    }
+
     /// Its end, and what it wrote; an error after `limit`.
     pub fn finish(mut self, limit: Duration) -> Result<Finished, String> {
         let start = Instant::now();

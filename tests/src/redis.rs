@@ -78,7 +78,7 @@ impl Service<'_> {
     /// How far a replay that goes live has come; `None`: it ended by itself.
     fn live(&self, name: &str, options: &[&str]) -> Result<Option<u32>, String> {
         let mut live = self.replay(name, options)?;
-        let client = self.reach(&mut live)?;
+        let client = reach(&mut live, self.port)?;
         let come_to = client.map(|c| had_come_to(c).map_err(|e| format!("{name}: {e}"))).transpose()?;
         let f = live.finish(LIMIT)?;
         let r = report(&f)?;
@@ -152,7 +152,7 @@ impl Service<'_> {
         c.args(["--", "redis-server", "--bind", "127.0.0.1", "--save", ""]).args(of_redis);
         c.args(["--port", &self.port.to_string()]);
         let mut server = Running::start(c, "recorded", self.dir)?;
-        let mut client = self.reach(&mut server)?.ok_or("the recorded server ended by itself")?;
+        let mut client = reach(&mut server, self.port)?.ok_or("the recorded server ended by itself")?;
         let begin = Instant::now();
         let mut talk = || {
             for n in 1.. {
@@ -177,27 +177,27 @@ impl Service<'_> {
         c.arg("replay").args(options).arg(&self.recording).env("TMPDIR", self.dir);
         Running::start(c, name, self.dir)
     }
+}
 
-    /// `None`: it has ended.
-    fn reach(&self, server: &mut Running) -> Result<Option<Client>, String> {
-        let start = Instant::now();
-        while start.elapsed() < LIMIT {
-            if server.has_ended() {
-                return Ok(None);
-            }
-            let client = TcpStream::connect(("127.0.0.1", self.port)).and_then(|s| {
-                s.set_read_timeout(Some(LIMIT))?;
-                Ok(Client(s))
-            });
-            if let Ok(mut c) = client
-                && c.request("PING").is_ok_and(|r| r.starts_with("+PONG"))
-            {
-                return Ok(Some(c));
-            }
-            std::thread::sleep(AGAIN);
+/// A client of the server at that port; `None`: it has ended.
+pub(crate) fn reach(server: &mut Running, port: u16) -> Result<Option<Client>, String> {
+    let start = Instant::now();
+    while start.elapsed() < LIMIT {
+        if server.has_ended() {
+            return Ok(None);
         }
-        Err(format!("no server at port {} after {} s", self.port, LIMIT.as_secs()))
+        let client = TcpStream::connect(("127.0.0.1", port)).and_then(|s| {
+            s.set_read_timeout(Some(LIMIT))?;
+            Ok(Client(s))
+        });
+        if let Ok(mut c) = client
+            && c.request("PING").is_ok_and(|r| r.starts_with("+PONG"))
+        {
+            return Ok(Some(c));
+        }
+        std::thread::sleep(AGAIN);
     }
+    Err(format!("no server at port {port} after {} s", LIMIT.as_secs()))
 }
 
 /// What `count` is, and that everything before it was done and nothing after it.
@@ -212,15 +212,16 @@ fn had_come_to(mut client: Client) -> Result<u32, String> {
     Ok(next - 1)
 }
 
-fn report(f: &Finished) -> Result<serde_json::Value, String> {
+/// The line that a replay prints.
+pub(crate) fn report(f: &Finished) -> Result<serde_json::Value, String> {
     serde_json::from_str(f.stdout.trim()).map_err(|e| f.report(&format!("printed no report ({e})")))
 }
 
-struct Client(TcpStream);
+pub(crate) struct Client(TcpStream);
 
 impl Client {
     /// The answer to an inline command, up to and without its last line's end.
-    fn request(&mut self, command: &str) -> io::Result<String> {
+    pub(crate) fn request(&mut self, command: &str) -> io::Result<String> {
         self.0.write_all(format!("{command}\r\n").as_bytes())?;
         let mut got = Vec::new();
         let lines = |b: &[u8]| b.windows(2).filter(|w| w == b"\r\n").count();
@@ -234,13 +235,13 @@ impl Client {
         Ok(String::from_utf8_lossy(&got).trim_end().to_owned())
     }
 
-    fn ask(&mut self, command: &str, want: &str) -> Result<(), String> {
+    pub(crate) fn ask(&mut self, command: &str, want: &str) -> Result<(), String> {
         let got = self.request(command).map_err(|e| format!("{command}: {e}"))?;
         if got == want { Ok(()) } else { Err(format!("{command}: {got:?} instead of {want:?}")) }
     }
 
     /// It answers by closing.
-    fn shut_down(&mut self) -> Result<(), String> {
+    pub(crate) fn shut_down(&mut self) -> Result<(), String> {
         match self.request("SHUTDOWN NOSAVE") {
             Err(_) => Ok(()),
             Ok(said) => Err(format!("SHUTDOWN: {said}")),

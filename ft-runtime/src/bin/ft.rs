@@ -11,6 +11,7 @@ use ft_runtime::pair::status::ordered::{BackupCommand, ForceArgs, OrderArgs};
 use ft_runtime::replay::Replay;
 use ft_runtime::rig::cli::Rig;
 use ft_runtime::start::{EXIT_FT, Error, Show};
+use ft_runtime::until::Until;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -79,9 +80,12 @@ struct Run {
 
 #[derive(Args)]
 struct RecordArgs {
-    /// The recording.
+    /// The recording. With --last a directory, which must be empty or is made.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Keep only what is needed to replay the last while (`10m`, `90s`, `2h`), for as long as the server runs.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    last: Option<Duration>,
     /// A directory whose content at the start belongs to the recording; several are allowed.
     #[arg(long, value_name = "DIR")]
     state: Vec<PathBuf>,
@@ -92,7 +96,7 @@ struct RecordArgs {
     #[arg(long)]
     memory_slices: bool,
     /// Beside the recording, write a snapshot of the server every so often (FILE.snapshot.POINT), from which it can be
-    /// replayed too.
+    /// replayed too. With --last: a quarter of that time, unless given.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     snapshot_every: Option<Duration>,
     #[command(flatten)]
@@ -101,20 +105,35 @@ struct RecordArgs {
 
 #[derive(Args)]
 struct ReplayArgs {
-    /// Go on from this snapshot of the same recording, instead of the start.
+    /// Go on from this snapshot of the same recording, instead of the start. Of a ring, its input point will do.
     #[arg(long, value_name = "SNAPSHOT")]
     from: Option<PathBuf>,
     /// Follow only the first N entries of the log, then go live and make an own log
     #[arg(long, value_name = "N")]
     live_after: Option<u64>,
-    /// The recording.
+    /// Stop at this input point, before the server learns there what it learned; -N: N before the last
+    #[arg(long, value_name = "POINT", allow_hyphen_values = true, conflicts_with = "live_after")]
+    until: Option<Until>,
+    /// Run gdb on the server there, or at the last input point, and go on as gdb says
+    #[arg(long, conflicts_with = "live_after")]
+    gdb: bool,
+    /// The recording: a file, or the directory of --last.
     recording: PathBuf,
+    /// Arguments of gdb, e.g. -batch -ex bt.
+    #[arg(last = true, requires = "gdb", value_name = "GDB ARGUMENTS")]
+    gdb_arguments: Vec<OsString>,
     /// Write a line per system call into FILE.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Keep the private copy of what was changed, and the server's output.
     #[arg(long)]
     keep: bool,
+}
+
+/// A time with its unit, that is not zero.
+fn duration(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|e| format!("{e}; write 90s, 10m, 2h"))?;
+    if time.is_zero() { Err("no time at all: write 90s, 10m, 2h".into()) } else { Ok(time) }
 }
 
 /// A time that is not zero.
@@ -203,14 +222,22 @@ fn run(cli: Cli) -> Result<i32, Error> {
             memory_every: r.memory_every,
             memory_slices: r.memory_slices,
             snapshot_every: r.snapshot_every,
+            last: r.last,
             server: r.guest.server(),
             show: Show { trace: r.guest.trace, calls: false },
         }
         .run(),
         Command::Rig(r) => Ok(r.run()?),
         Command::Replay(r) => {
-            let replay =
-                Replay { recording: r.recording, from: r.from, keep: r.keep, live_after: r.live_after, show: Show { trace: r.trace, calls: false } };
+            let replay = Replay {
+                recording: r.recording,
+                from: r.from,
+                keep: r.keep,
+                live_after: r.live_after,
+                until: r.until,
+                gdb: r.gdb.then_some(r.gdb_arguments),
+                show: Show { trace: r.trace, calls: false },
+            };
             let report = replay.run()?;
             let line = serde_json::to_string(&report).expect("a report is plain numbers and text");
             // A reader that went away is no fault of the replay.

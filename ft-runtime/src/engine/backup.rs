@@ -5,6 +5,7 @@
 
 use super::domain::{Domain, Exit};
 use super::feed::{Feed, Group, Need, Source};
+use super::halt::{Halt, Seen};
 use super::log::Log;
 use super::primary::Primary;
 use super::unlogged::Unlogged;
@@ -15,6 +16,7 @@ use ft_log::entry::{Act, Entry, FromGuest};
 use ft_log::ids::{DomainId, LogIndex, PipeId};
 use ft_log::shared::DOMAINS_MAX;
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Groups given to one domain before the others have their turn.
@@ -67,6 +69,7 @@ pub(crate) struct Backup<S> {
     still: Option<(Observed, Instant)>,
     end_seen: bool,
     poll: bool,
+    halt: Option<Halt>,
 }
 
 impl<S: Source> Backup<S> {
@@ -86,7 +89,13 @@ impl<S: Source> Backup<S> {
             still: None,
             end_seen: false,
             poll: false,
+            halt: None,
         }
+    }
+
+    /// One that is to stand still somewhere.
+    pub fn that_halts(feed: Feed<S>, halt: Halt) -> Self {
+        Self { halt: Some(halt), ..Self::new(feed) }
     }
 
     /// One that may go live: what the guest says is kept in `front`.
@@ -147,6 +156,10 @@ impl<S: Source> Backup<S> {
             }
             _ => Ok(()),
         }
+    }
+
+    fn is_debugged(&self) -> bool {
+        self.halt.as_ref().is_some_and(Halt::is_debug)
     }
 
     fn end(&mut self, e: Ended) {
@@ -248,6 +261,8 @@ impl<S: Source> Backup<S> {
                     domain.push(&frame, &[]).map_err(EngineError::corrupt(d))?;
                     self.given[k] = Some(Given::Exit { status, digest });
                 }
+                // Whoever looks at it ends it.
+                Some(Group::ForcedExit { .. }) if d == SERVICE && self.is_debugged() => {}
                 Some(Group::ForcedExit { status }) => {
                     self.given[k] = Some(Given::Forced { status, since: now, killed: false });
                 }
@@ -319,6 +334,34 @@ impl<S: Source> Backup<S> {
             progress[usize::from(d.id.0)] = Some(d.progress());
         }
         Observed { progress, given: self.groups }
+    }
+
+    /// Without anybody who stops it.
+    fn ended_by_itself(&mut self, core: &Core, now: Instant) -> Result<Option<Ended>, EngineError> {
+        if self.ended.is_some() {
+            return Ok(self.ended.clone());
+        }
+        let observed = self.observe(core);
+        let still = match &self.still {
+            Some((o, since)) if *o == observed => now.saturating_duration_since(*since),
+            _ => {
+                self.still = Some((observed, now));
+                Duration::ZERO
+            }
+        };
+        // The log's end for all that live: then only ends that were given are waited for.
+        let mut at_end = true;
+        for d in core.live() {
+            at_end &= self.given[usize::from(d.id.0)].is_some() || self.feed.peek(d.id)?.is_none();
+        }
+        self.end_seen = at_end;
+        if at_end
+            && still >= END_POLL
+            && core.live().all(|d| d.waits_for_input() && !d.gone && self.given[usize::from(d.id.0)].is_none())
+        {
+            return Ok(Some(Ended::LogEnd));
+        }
+        Ok(self.stuck(core, still)?.map(Ended::Stuck))
     }
 
     /// Names a wait that will not end.
@@ -446,6 +489,10 @@ impl<S: Source> Part for Backup<S> {
     }
 
     fn on_signal(&mut self, _: &mut Core, signo: u8, _: Instant) -> Result<(), EngineError> {
+        // On a terminal it is meant for the debugger.
+        if self.is_debugged() && i32::from(signo) == libc::SIGINT {
+            return Ok(());
+        }
         self.end(Ended::Interrupted(signo));
         Ok(())
     }
@@ -514,34 +561,26 @@ impl<S: Source> Part for Backup<S> {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        (self.poll || self.end_seen).then(|| Instant::now() + END_POLL)
+        let soon = (self.poll || self.end_seen).then(|| Instant::now() + END_POLL);
+        soon.or_else(|| self.halt.as_ref().map(Halt::deadline))
     }
 
     fn ended(&mut self, core: &Core, now: Instant) -> Result<Option<Ended>, EngineError> {
-        if self.ended.is_some() {
-            return Ok(self.ended.clone());
-        }
-        let observed = self.observe(core);
-        let still = match &self.still {
-            Some((o, since)) if *o == observed => now.saturating_duration_since(*since),
-            _ => {
-                self.still = Some((observed, now));
-                Duration::ZERO
-            }
+        let Some(mut halt) = self.halt.take() else { return self.ended_by_itself(core, now) };
+        // Before its ring is looked at: what it says, it says before it stands.
+        let stands = core.segment.header().hold.stands.load(Ordering::Acquire) == 1;
+        let service = core.get(SERVICE);
+        let all_heard = service.map_or(Ok(true), |d| d.from_guest.is_empty()).map_err(EngineError::corrupt(SERVICE))?;
+        let gone = service.is_none_or(|d| d.gone);
+        let ended = self.ended_by_itself(core, now)?;
+        let done = match ended {
+            Some(Ended::Interrupted(_)) => Ok(ended),
+            // Time is no matter to whoever looks at it.
+            Some(Ended::Stuck(_)) if halt.is_debug() => halt.turn(&core.segment, Seen { stands: false, gone, ended: None }),
+            ended => halt.turn(&core.segment, Seen { stands: stands && all_heard, gone, ended }),
         };
-        // The log's end for all that live: then only ends that were given are waited for.
-        let mut at_end = true;
-        for d in core.live() {
-            at_end &= self.given[usize::from(d.id.0)].is_some() || self.feed.peek(d.id)?.is_none();
-        }
-        self.end_seen = at_end;
-        if at_end
-            && still >= END_POLL
-            && core.live().all(|d| d.waits_for_input() && !d.gone && self.given[usize::from(d.id.0)].is_none())
-        {
-            return Ok(Some(Ended::LogEnd));
-        }
-        Ok(self.stuck(core, still)?.map(Ended::Stuck))
+        self.halt = Some(halt);
+        done
     }
 
     fn add_stats(&self, s: &mut Stats) {

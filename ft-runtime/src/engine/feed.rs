@@ -113,7 +113,7 @@ pub struct Feed<S> {
 }
 
 /// The input point that an entry of a log belongs to, where it has one.
-fn point_of(e: &Entry) -> Option<InputPoint> {
+pub fn point_of(e: &Entry) -> Option<InputPoint> {
     match *e {
         Entry::Applied(Applied { point, .. }) | Entry::Passed { point } | Entry::Memory { point, .. } => Some(point),
         _ => None,

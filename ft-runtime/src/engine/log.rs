@@ -1,7 +1,7 @@
 //! Where the engine's log goes, and how far of it is safe.
 
 use crate::logfile::{End, LogFileError, LogWriter};
-use ft_log::ids::{DomainId, LogIndex};
+use ft_log::ids::{DomainId, InputPoint, LogIndex};
 use ft_log::output_rule::Progress;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,11 @@ pub trait Log {
     /// Called at each turn; `Some`: call again at that time at the latest.
     fn turn(&mut self, now: Instant) -> Result<Option<Instant>, LogFileError>;
     fn finish(&mut self, end: End) -> Result<(), LogFileError>;
+    /// The guest was copied at the start of `point`, and nothing was done since. `unapplied`: events that were logged and
+    /// that it has not applied, if they were kept; returned if somebody else is to have them.
+    fn copied(&mut self, _point: InputPoint, unapplied: Option<Vec<Box<[u8]>>>) -> Option<Vec<Box<[u8]>>> {
+        unapplied
+    }
 }
 
 /// No log at all: everything is committed as soon as it is counted.
@@ -64,7 +69,19 @@ pub struct Recorder {
 
 impl Recorder {
     pub fn new(writer: LogWriter) -> Self {
-        Self { writer, progress: Progress::new(), flush_at: None }
+        Self::continuing(writer, 0)
+    }
+
+    /// One whose file has so many entries already.
+    pub fn continuing(writer: LogWriter, entries: u64) -> Self {
+        let mut progress = Progress::new();
+        progress.begin_at(LogIndex(entries));
+        Self { writer, progress, flush_at: None }
+    }
+
+    /// The last frame, without waiting for the disk.
+    pub fn end(&mut self, end: End) -> Result<(), LogFileError> {
+        self.writer.end(end)
     }
 }
 

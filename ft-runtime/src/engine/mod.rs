@@ -8,6 +8,7 @@
 pub mod backup;
 pub mod domain;
 pub mod feed;
+pub mod halt;
 pub mod log;
 pub mod primary;
 pub mod process;
@@ -26,6 +27,7 @@ use crate::snapshot::tree::{Place, Replaced};
 use backup::Backup;
 use domain::Domain;
 use feed::{Feed, FeedError, Source};
+use halt::Halt;
 use ft_log::codec::DecodeError;
 use ft_log::entry::{Act, Disagreement};
 use ft_log::history::History;
@@ -120,6 +122,10 @@ pub enum Ended {
     Diverged(Box<Scene>),
     /// No domain gets on; why.
     Stuck(String),
+    /// It stands at the input point at which it was to stop.
+    Held(u64),
+    /// Somebody has looked at it with a debugger, and is done; the input point by then.
+    Debugged(u64),
     /// `ft` got this signal while following.
     Interrupted(u8),
     /// This host has no part in the service any more; why.
@@ -427,6 +433,12 @@ impl Engine {
         Ok(Self { core, part: Box::new(Backup::new(feed)), then: None })
     }
 
+    /// The guest follows a log and is to stand still somewhere.
+    pub fn backup_that_halts<S: Source + 'static>(setup: Setup, feed: Feed<S>, halt: Halt) -> Result<Self, EngineError> {
+        let core = Core::new(setup)?;
+        Ok(Self { core, part: Box::new(Backup::that_halts(feed, halt)), then: None })
+    }
+
     /// The guest follows a log to its end and then makes one itself. Connections of the log's time are broken.
     /// `begins`: what was known where it begins.
     pub fn backup_then_primary<S: Source + 'static>(
@@ -481,8 +493,9 @@ impl Engine {
                 more = true;
                 self.go_live()?;
             }
-            if let Some(s) = &mut self.core.snapshots {
-                s.turn(&self.core.segment, now, !undrained);
+            let Core { snapshots, domains, segment, .. } = &mut self.core;
+            if let Some(s) = snapshots {
+                s.turn(segment, now, !undrained, || domains[0].as_mut().is_some_and(Domain::retain_events));
             }
             let backlog = self.core.flush()?;
             if let Some(ended) = self.part.ended(&self.core, now)? {

@@ -8,7 +8,7 @@ use crate::logfile::End;
 use crate::snapshot::EngineState;
 use ft_log::codec::Writer;
 use ft_log::entry::{Act, Applied, DIGEST_FORCED, Entry, Event, FromGuest, HEADER_BYTES_MAX};
-use ft_log::ids::{DomainId, LogIndex};
+use ft_log::ids::{DomainId, InputPoint, LogIndex};
 use ft_log::ring::Corrupt;
 use ft_log::shared::copy;
 use nix::sys::epoll::Epoll;
@@ -318,8 +318,9 @@ impl Primary {
                 Some(s) if d == SERVICE => {
                     let domain = core.domains[usize::from(d.0)].as_mut();
                     let (unapplied, events) = domain.map_or((0, None), |d| (d.unapplied, d.take_retained()));
+                    // It is none if the copy could not be made.
+                    self.copied = if host_pid == 0 { events } else { self.log.copied(InputPoint(point), events) };
                     s.made(core.segment, point, host_pid, EngineState { front: self.front.state(), unapplied });
-                    self.copied = events;
                     Ok(())
                 }
                 _ => Err(EngineError::Guest(format!("domain {d} was copied, and nobody wanted that"))),

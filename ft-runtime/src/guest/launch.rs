@@ -68,6 +68,8 @@ pub struct LaunchSpec {
     pub flags: u64,
     /// As in [`ft_log::shared::Header::memory_every`].
     pub memory_every: u64,
+    /// As in [`ft_log::shared::Hold::at`].
+    pub hold_at: u64,
     pub seed: u64,
     /// The kernel's 16 random bytes, equal on both hosts.
     pub at_random: [u8; 16],
@@ -112,6 +114,7 @@ struct Order {
     role: u32,
     flags: u64,
     memory_every: u64,
+    hold_at: u64,
     seed: u64,
     at_random: [u8; 16],
     stdout: RawFd,
@@ -136,6 +139,7 @@ impl Order {
             role: spec.role,
             flags: spec.flags,
             memory_every: spec.memory_every,
+            hold_at: spec.hold_at,
             seed: spec.seed,
             at_random: spec.at_random,
             stdout: spec.stdout.as_ref().map_or(libc::STDOUT_FILENO, |fd| fd.as_raw_fd()),
@@ -232,6 +236,7 @@ fn start(order: &mut Order, shim: &ShimImage) -> Result<Guest, LaunchError> {
         role: order.role,
         flags: order.flags,
         memory_every: order.memory_every,
+        hold_at: order.hold_at,
         seed: order.seed,
         layout: &layout,
     });

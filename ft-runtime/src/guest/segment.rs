@@ -61,6 +61,7 @@ impl NewSegment {
         h.role.store(start.role, Ordering::Relaxed);
         h.flags.store(start.flags, Ordering::Relaxed);
         h.memory_every.store(start.memory_every, Ordering::Relaxed);
+        h.hold.at.store(start.hold_at, Ordering::Relaxed);
         h.guest_pid = GUEST_PID;
         let maps = &start.layout.mappings;
         assert!(maps.len() <= INITIAL_MAPS_MAX, "Layout::read bounds the number of mappings");
@@ -86,6 +87,7 @@ pub(super) struct Start<'a> {
     pub role: u32,
     pub flags: u64,
     pub memory_every: u64,
+    pub hold_at: u64,
     pub seed: u64,
     pub layout: &'a Layout,
 }

@@ -794,7 +794,7 @@ fn farewell(e: &Ended) -> String {
         Ended::Diverged(scene) => format!("its server did something else: {}", scene.what),
         Ended::Interrupted(signo) => format!("stopped by signal {signo}"),
         Ended::Left(why) | Ended::Detached(why) | Ended::Rejoins(why) | Ended::Stuck(why) => why.clone(),
-        Ended::LogEnd => "its log has ended".into(),
+        Ended::LogEnd | Ended::Held(_) | Ended::Debugged(_) => "its log has ended".into(),
     }
 }
 

@@ -5,6 +5,7 @@ use super::capture::{Captured, Copy, capture};
 use super::changes::{Teller, Told, changes};
 use super::file::BUFFER_BYTES;
 use super::stream::Outlet;
+use crate::flight::{Keeper, snapshot_prefix};
 use ft_log::shared::{Segment, copy};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -21,8 +22,9 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// When snapshots are taken, and where they go.
 enum Plan {
-    /// One every so often, the next one at `next`, into files that are called `prefix` and the input point.
-    Files { prefix: PathBuf, every: Duration, next: Instant },
+    /// One every so often, the next one at `next`, into files that are called `prefix` and the input point. `ring`: they
+    /// begin its segments.
+    Files { prefix: PathBuf, every: Duration, next: Instant, ring: Option<Arc<Keeper>> },
     /// One whenever somebody wants it.
     Stream(Option<Outlet>),
 }
@@ -37,7 +39,12 @@ pub struct Taker {
 
 impl Taker {
     pub fn into_files(prefix: PathBuf, every: Duration, state_dirs: Vec<PathBuf>) -> Self {
-        Self::new(Plan::Files { prefix, every, next: Instant::now() + every }, state_dirs)
+        Self::new(Plan::Files { prefix, every, next: Instant::now() + every, ring: None }, state_dirs)
+    }
+
+    pub fn into_ring(ring: Arc<Keeper>, every: Duration, state_dirs: Vec<PathBuf>) -> Self {
+        let (prefix, next) = (snapshot_prefix(ring.dir()), Instant::now() + every);
+        Self::new(Plan::Files { prefix, every, next, ring: Some(ring) }, state_dirs)
     }
 
     pub fn on_demand(state_dirs: Vec<PathBuf>) -> Self {
@@ -71,15 +78,23 @@ impl Taker {
     }
 
     /// Asks the guest for a copy, if it is time to. `drained`: the rings of all domains were read to their ends in this turn.
-    pub fn turn(&mut self, segment: &Segment, now: Instant, drained: bool) {
+    /// `keep_events`: whether all events that the guest has not applied are kept, from now on if not yet.
+    pub fn turn(&mut self, segment: &Segment, now: Instant, drained: bool, keep_events: impl FnOnce() -> bool) {
         self.teller.take_if(|t| t.is_over(segment, drained));
         let free = self.is_free();
-        if let Plan::Files { every, next, .. } = &mut self.plan
+        if let Plan::Files { every, next, ring, .. } = &mut self.plan
             && now >= *next
         {
+            let is_asked = segment.header().copy.load(Ordering::Acquire) == copy::WANTED;
+            if free && !is_asked && ring.is_some() && !keep_events() {
+                *next = now + LOOK;
+                return;
+            }
             *next = now + *every;
-            // If one is still under way, the next is taken a turn later.
-            if free {
+            if is_asked {
+                tracing::warn!("no snapshot for {every:?}: the server has a fork child at work, or never waits for anything");
+            } else if free {
+                // If one is still under way, the next is taken a turn later.
                 ask(segment);
             }
         }
@@ -97,10 +112,10 @@ impl Taker {
     pub fn made(&mut self, segment: Segment, point: u64, pid: u32, engine: EngineState) {
         self.join();
         let to = match &mut self.plan {
-            Plan::Files { prefix, .. } => {
+            Plan::Files { prefix, ring, .. } => {
                 let mut path = prefix.clone().into_os_string();
                 path.push(format!(".{point}"));
-                To::File(path.into())
+                To::File(path.into(), ring.clone())
             }
             Plan::Stream(outlet) => match outlet.take() {
                 Some(o) => To::Stream(o),
@@ -158,14 +173,14 @@ fn ask(segment: &Segment) {
 
 /// Where one snapshot goes.
 enum To {
-    File(PathBuf),
+    File(PathBuf, Option<Arc<Keeper>>),
     Stream(Outlet),
 }
 
 impl To {
     fn fail(self, why: String) {
         match self {
-            Self::File(path) => tracing::error!("no snapshot {}: {why}", path.display()),
+            Self::File(path, _) => tracing::error!("no snapshot {}: {why}", path.display()),
             Self::Stream(outlet) => outlet.fail(why),
         }
     }
@@ -173,9 +188,14 @@ impl To {
     fn keep(self, copy: &Copy, waiting: Waiting) {
         let began = Instant::now();
         let (kept, what) = match self {
-            Self::File(path) => match write_file(copy, waiting, &path) {
-                Ok(kept) => (kept, format!("snapshot {}", path.display())),
-                Err(why) => return Self::File(path).fail(why),
+            Self::File(path, ring) => match write_file(copy, waiting, &path) {
+                Ok(kept) => {
+                    if let Some(Err(e)) = ring.map(|r| r.complete(copy.point)) {
+                        tracing::error!("the ring of {} is not kept small: {e}", path.display());
+                    }
+                    (kept, format!("snapshot {}", path.display()))
+                }
+                Err(why) => return Self::File(path, ring).fail(why),
             },
             Self::Stream(mut outlet) => match capture(copy, &mut outlet, || drop(waiting)) {
                 Ok(kept) => (kept, "snapshot for the other host".to_owned()),
@@ -196,6 +216,7 @@ fn write_file(copy: &Copy, waiting: Waiting, path: &Path) -> Result<Captured, St
     let write = || {
         let file = BufWriter::with_capacity(BUFFER_BYTES, File::create(&unfinished).map_err(|e| e.to_string())?);
         let captured = capture(copy, file, || drop(waiting)).map_err(|e| e.to_string())?;
+        File::open(&unfinished).and_then(|f| f.sync_all()).map_err(|e| e.to_string())?;
         std::fs::rename(&unfinished, path).map_err(|e| e.to_string())?;
         Ok(captured)
     };

@@ -658,6 +658,7 @@ impl World {
                 self.send(host, epoch, beat);
             }
         }
+        self.stream(host);
         self.caught_up(host)?;
         self.release(host)
     }

@@ -348,6 +348,7 @@ pub struct World {
     faults: Vec<Fault>,
     fault_gap: Micros,
     lineages: u64,
+    seeds: u64,
     dead: [bool; HOSTS],
 }
 
@@ -464,6 +465,7 @@ impl World {
             faults,
             fault_gap,
             lineages: 0,
+            seeds: 0,
             dead: [false; HOSTS],
         };
         for host in 0..HOSTS {
@@ -489,6 +491,11 @@ impl World {
     pub fn fresh_lineage(&mut self) -> u64 {
         self.lineages += 1;
         self.lineages
+    }
+
+    pub fn fresh_seed(&mut self) -> u64 {
+        self.seeds += 1;
+        self.seeds
     }
 
     pub fn note(&mut self, line: impl FnOnce() -> String) {

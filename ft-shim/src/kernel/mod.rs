@@ -238,15 +238,14 @@ impl Kernel {
         }
     }
 
-    /// Whether there is one: not before the first call.
-    pub fn has_context(&self) -> bool {
-        !self.uc.is_null()
+    pub fn uc(&mut self) -> &mut UContext {
+        self.uc_if_any().expect("a handler runs")
     }
 
-    pub fn uc(&mut self) -> &mut UContext {
-        assert!(!self.uc.is_null());
-        // SAFETY: set by the handler that is running; the kernel's frame lives until it returns.
-        unsafe { &mut *self.uc }
+    /// `None`: the guest has not run yet.
+    pub fn uc_if_any(&mut self) -> Option<&mut UContext> {
+        // SAFETY: null, or set by the handler that is running; the kernel's frame lives until it returns.
+        unsafe { self.uc.as_mut() }
     }
 
     /// Chooses who runs next and makes its registers the ones to return to.

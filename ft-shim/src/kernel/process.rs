@@ -229,6 +229,7 @@ impl Kernel {
     pub fn terminate(&mut self, status: i32) -> ! {
         self.end_of_log(status);
         if status & 0x7f != 0 {
+            self.show_registers();
             entry::die_by(status as u32 & 0x7f);
         }
         raw::exit_process(status >> 8)
