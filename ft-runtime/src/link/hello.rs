@@ -14,7 +14,7 @@ pub use cpu::Cpu;
 pub use tree::{Part, StateDir, TreeProgress};
 
 use super::PROTOCOL_VERSION;
-use super::frame::BODY_BYTES_MAX;
+use super::text::{self, Parts};
 use crate::guest::EMBEDDED_SHIM;
 use crate::logfile::{OsText, hex};
 use crate::record::sha256;
@@ -190,39 +190,25 @@ impl Hello {
 
     /// Bodies of the frames that carry it, in order.
     pub fn to_frames(&self) -> Vec<Vec<u8>> {
-        let text = serde_json::to_vec(self).expect("plain data");
-        let mut frames: Vec<Vec<u8>> = text.chunks(BODY_BYTES_MAX - 1).map(|c| [&[MORE], c].concat()).collect();
-        frames.last_mut().expect("no text is empty")[0] = LAST;
-        frames
+        text::cut(&serde_json::to_vec(self).expect("plain data"))
     }
 }
 
-/// First byte of a body.
-const MORE: u8 = 0;
-const LAST: u8 = 1;
-
 /// Puts the peer's hello together.
-#[derive(Debug, Default)]
-pub struct HelloReader {
-    text: Vec<u8>,
+#[derive(Debug)]
+pub struct HelloReader(Parts);
+
+impl Default for HelloReader {
+    fn default() -> Self {
+        Self(Parts::new(HELLO_BYTES_MAX))
+    }
 }
 
 impl HelloReader {
     /// One body; the hello once it is complete.
     pub fn push(&mut self, body: &[u8]) -> Result<Option<Hello>, HelloError> {
-        let (mark, text) = match body {
-            [mark @ (MORE | LAST), text @ ..] => (*mark, text),
-            _ => return Err(HelloError::Foreign("a frame of another kind".into())),
-        };
-        if self.text.len() + text.len() > HELLO_BYTES_MAX {
-            return Err(HelloError::Foreign(format!("it is longer than {HELLO_BYTES_MAX} bytes")));
-        }
-        self.text.extend_from_slice(text);
-        if mark == MORE {
-            return Ok(None);
-        }
-        let hello = serde_json::from_slice(&std::mem::take(&mut self.text));
-        hello.map(Some).map_err(|e| HelloError::Foreign(e.to_string()))
+        let Some(text) = self.0.push(body).map_err(HelloError::Foreign)? else { return Ok(None) };
+        serde_json::from_slice(&text).map(Some).map_err(|e| HelloError::Foreign(e.to_string()))
     }
 }
 

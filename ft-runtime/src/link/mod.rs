@@ -19,6 +19,7 @@ pub mod frame;
 pub mod hello;
 pub mod keys;
 mod session;
+pub mod text;
 mod tls;
 
 #[cfg(test)]

@@ -2,15 +2,19 @@
 //! follows, completed on the primary, which knows what it did itself.
 
 use super::backtrace::{self, Frame};
+use crate::guest::maps::Shown;
 use crate::logfile::{hex, unhex};
 use ft_log::entry::{Disagreement, Entry, Event};
 use ft_log::history::{CALLS_KEPT, FIRST_BYTES, History, PastCall, WORDS};
+use ft_log::shared::SHIM_REGION;
 use ft_shim::table;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::fmt::{self, Write};
 use std::io::IoSliceMut;
+use std::path::Path;
 
 const PAGE: u64 = 4096;
 /// Calls before the first that may differ, to show where the guest was.
@@ -45,10 +49,18 @@ struct Page {
     hex: String,
 }
 
-/// What the primary says of the same.
-pub struct Primary<'a> {
-    pub history: &'a History,
-    pub pid: Option<i32>,
+/// What the primary knows of the same.
+pub struct Expected {
+    calls: HashMap<u64, PastCall>,
+    memory: Vec<String>,
+}
+
+impl Expected {
+    /// At once: the primary goes on, and forgets. `pid`: of its process.
+    pub fn of(scene: &Scene, history: &History, pid: Option<i32>) -> Self {
+        let calls = scene.calls().filter_map(|c| history.get(c.number)).map(|c| (c.number, c)).collect();
+        Self { calls, memory: pid.map(|p| scene.compare_memory(Pid::from_raw(p))).unwrap_or_default() }
+    }
 }
 
 impl Scene {
@@ -85,40 +97,45 @@ impl Scene {
     }
 
     /// The first call that the primary made differently, with the primary's.
-    fn first_different(&self, primary: &Primary) -> Option<(PastCall, PastCall)> {
+    fn first_different(&self, expected: &Expected) -> Option<(PastCall, PastCall)> {
         let mut later = self.calls().filter(|c| c.number > self.agreed);
-        later.find_map(|c| primary.history.get(c.number).filter(|p| *p != c).map(|p| (c, p)))
+        later.find_map(|c| expected.calls.get(&c.number).filter(|e| **e != c).map(|e| (c, *e)))
     }
 
     /// What differs, in one line.
-    pub fn summary(&self, primary: Option<&Primary>) -> String {
-        match primary.and_then(|p| self.first_different(p)) {
-            Some((got, expected)) => format!("{}; first different: {}, expected {}", self.what, Shown(&got), Shown(&expected)),
+    pub fn summary(&self, expected: Option<&Expected>) -> String {
+        match expected.and_then(|e| self.first_different(e)) {
+            Some((got, expected)) => format!("{}; first different: {}, expected {}", self.what, Written(&got), Written(&expected)),
             None => self.what.clone(),
         }
     }
 
     /// All that is known, as people read it. `program`: the guest's, for names of its functions.
-    pub fn text(&self, primary: Option<&Primary>, program: &std::path::Path) -> String {
+    pub fn text(&self, expected: Option<&Expected>, program: &Path) -> String {
         let mut t = String::new();
         let _ = writeln!(t, "what       domain {} at input point {}: {}", self.domain, self.point, self.what);
         let _ = writeln!(t, "agreed     up to call {} of the domain; thread {} ran last", self.agreed, self.thread);
-        let different = primary.and_then(|p| self.first_different(p));
-        match (&different, primary) {
+        let different = expected.and_then(|e| self.first_different(e));
+        match (&different, expected) {
             (Some((got, expected)), _) => {
                 let _ = writeln!(t, "\nthe first call that differs, {} by thread {}", got.number, got.thread);
-                let _ = writeln!(t, "  expected (primary)  {}", Shown(expected));
-                let _ = writeln!(t, "  got (backup)        {}", Shown(got));
+                let _ = writeln!(t, "  expected (primary)  {}", Written(expected));
+                let _ = writeln!(t, "  got (backup)        {}", Written(got));
             }
-            (None, Some(p)) if self.calls().any(|c| c.number > self.agreed && p.history.get(c.number).is_none()) => {
+            (None, Some(e)) if self.calls().any(|c| c.number > self.agreed && !e.calls.contains_key(&c.number)) => {
                 let _ = writeln!(t, "\nthe primary no longer has its own calls of that time");
             }
             (None, Some(_)) => t.push_str("\nno call differs\n"),
             (None, None) => {}
         }
         self.write_calls(&mut t, different.map(|(got, _)| got.number));
-        if let Some(p) = primary {
-            self.write_memory(&mut t, p);
+        if let Some(e) = expected
+            && !e.memory.is_empty()
+        {
+            t.push_str("\nmemory: pages compared then that differ now (the primary has gone on since)\n");
+            e.memory.iter().for_each(|l| {
+                let _ = writeln!(t, "  {l}");
+            });
         }
         if !self.stack.is_empty() {
             let _ = writeln!(t, "\nthe guest's stack here, thread {}", self.thread);
@@ -150,33 +167,33 @@ impl Scene {
         t.push_str("\ncalls here: number, thread, call, arguments, result, bytes given to the digest\n");
         for c in shown {
             let mark = if different == Some(c.number) { '!' } else { ' ' };
-            let _ = writeln!(t, "{mark} {:>8} {:>3} {}", c.number, c.thread, Shown(&c));
+            let _ = writeln!(t, "{mark} {:>8} {:>3} {}", c.number, c.thread, Written(&c));
         }
     }
 
-    /// What differs now. The primary has gone on: pages that it works with differ too.
-    fn write_memory(&self, t: &mut String, primary: &Primary) {
-        let Some(pid) = primary.pid.map(Pid::from_raw).filter(|_| !self.pages.is_empty()) else { return };
-        t.push_str("\nmemory: pages compared then that differ now (the primary has gone on since)\n");
-        let mut same = 0;
+    /// What differs now from the primary's memory, in lines. It has gone on: pages that it works with differ too.
+    fn compare_memory(&self, primary: Pid) -> Vec<String> {
+        let (mut lines, mut same) = (Vec::new(), 0);
         for p in &self.pages {
-            let (Some(got), Some(expected)) = (unhex(&p.hex), read(pid, p.address, PAGE as usize)) else { continue };
+            let (Some(got), Some(expected)) = (unhex(&p.hex), read(primary, p.address, PAGE as usize)) else { continue };
             let different: Vec<usize> = (0..got.len()).filter(|i| got[*i] != expected[*i]).collect();
             let Some(&first) = different.first() else {
                 same += 1;
                 continue;
             };
             let end = (first + 16).min(got.len());
-            let _ = writeln!(
-                t,
-                "  {:#x}: {} bytes differ, first at +{first:#x}: expected {} got {}",
+            lines.push(format!(
+                "{:#x}: {} bytes differ, first at +{first:#x}: expected {} got {}",
                 p.address,
                 different.len(),
                 hex(&expected[first..end]),
                 hex(&got[first..end])
-            );
+            ));
         }
-        let _ = writeln!(t, "  {same} pages are equal");
+        if !self.pages.is_empty() {
+            lines.push(format!("{same} pages are equal"));
+        }
+        lines
     }
 }
 
@@ -191,7 +208,8 @@ pub(super) fn read(pid: Pid, at: u64, n: usize) -> Option<Vec<u8>> {
 /// Those in the range that aren't empty.
 fn pages(pid: Pid, start: u64, end: u64) -> Vec<Page> {
     let Ok(maps) = std::fs::read_to_string(format!("/proc/{pid}/maps")) else { return Vec::new() };
-    let ranges = maps.lines().filter_map(crate::guest::maps::Shown::parse).filter(|m| start < m.end && m.start < end);
+    let own = |m: &Shown| !m.is_shared && !SHIM_REGION.contains(&m.start) && start < m.end && m.start < end;
+    let ranges = maps.lines().filter_map(Shown::parse).filter(own);
     let addresses = ranges.flat_map(|m| (m.start.max(start)..m.end.min(end)).step_by(PAGE as usize));
     let page = |address| {
         let bytes = read(pid, address, PAGE as usize).filter(|b| b.iter().any(|x| *x != 0))?;
@@ -217,9 +235,9 @@ fn line(frame: &[u8]) -> String {
 }
 
 /// A call as people write it.
-struct Shown<'a>(&'a PastCall);
+struct Written<'a>(&'a PastCall);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for Written<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let c = self.0;
         let args: Vec<String> = c.args[..table::arity(c.call)].iter().map(|a| format!("{a:#x}")).collect();
@@ -241,9 +259,8 @@ impl fmt::Display for Shown<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ft_log::ids::InputPoint;
     use ft_log::entry::MemoryPart;
-    use std::path::Path;
+    use ft_log::ids::InputPoint;
 
     fn call(number: u64, text: &[u8]) -> PastCall {
         let mut first = [0; FIRST_BYTES];
@@ -269,11 +286,11 @@ mod tests {
         let same = (1..=40).map(|n| call(n, b"+OK\r\n"));
         let here = history(same.clone().chain([call(41, b"$2\r\nno"), call(42, b"x")]));
         let there = history(same.chain([call(41, b"$3\r\nyes"), call(42, b"y")]));
-        let p = Primary { history: &there, pid: None };
         let s = scene(&here, 40, 42);
-        let summary = s.summary(Some(&p));
+        let e = Expected::of(&s, &there, None);
+        let summary = s.summary(Some(&e));
         assert!(summary.contains("\"$2\\r\\nno\"") && summary.contains("expected write(0x8, 0x7f00, 0x7) = 0x7"), "{summary}");
-        let text = s.text(Some(&p), Path::new("/bin/true"));
+        let text = s.text(Some(&e), Path::new("/bin/true"));
         assert!(text.contains("the first call that differs, 41 by thread 0"), "{text}");
         assert!(text.contains("!       41   0 write(") && !text.contains("       16   0 write("), "{text}");
         assert_eq!(s, serde_json::from_slice(&serde_json::to_vec(&s).unwrap()).unwrap());
@@ -284,7 +301,7 @@ mod tests {
         let here = history((1..=3).map(|n| call(n, b"a")));
         let there = history((2000..=3100).map(|n| call(n, b"b")));
         let s = scene(&here, 1, 3);
-        let text = s.text(Some(&Primary { history: &there, pid: None }), Path::new("/bin/true"));
+        let text = s.text(Some(&Expected::of(&s, &there, None)), Path::new("/bin/true"));
         assert!(text.contains("the primary no longer has its own calls"), "{text}");
         assert_eq!(s.summary(None), "digests differ");
     }
@@ -292,7 +309,8 @@ mod tests {
     #[test]
     fn equal_calls_are_not_blamed() {
         let both = history((1..=3).map(|n| call(n, b"a")));
-        let text = scene(&both, 1, 3).text(Some(&Primary { history: &both, pid: None }), Path::new("/bin/true"));
+        let s = scene(&both, 1, 3);
+        let text = s.text(Some(&Expected::of(&s, &both, None)), Path::new("/bin/true"));
         assert!(text.contains("no call differs"), "{text}");
     }
 }

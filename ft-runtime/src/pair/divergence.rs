@@ -4,51 +4,39 @@
 use super::message::kind;
 use super::status::Milestone;
 use super::{Pair, SERVICE};
-use crate::engine::{Core, EngineError};
+use crate::engine::Core;
 use crate::failover::{self, event::Blame};
-use crate::link::frame::BODY_BYTES_MAX;
+use crate::link::text::{self, Parts};
 use crate::monitor::reports;
-use crate::monitor::scene::{Primary, Scene};
+use crate::monitor::scene::{Expected, Scene};
 use ft_log::ids::DomainId;
+use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
-/// A scene is told in parts: whether more follow, then bytes of its JSON.
-const MORE: u8 = 1;
-const LAST: u8 = 0;
 /// No scene is larger: a megabyte of memory in hexadecimal, and what goes with it.
 const SCENE_BYTES_MAX: usize = 16 << 20;
 
 /// What the peer has told of a divergence.
-#[derive(Default)]
 pub(super) struct Told {
-    parts: Vec<u8>,
+    parts: Parts,
     whole: Option<Box<Scene>>,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self { parts: Parts::new(SCENE_BYTES_MAX), whole: None }
+    }
 }
 
 impl Told {
     /// One part; an error: why it can't be.
     pub fn part(&mut self, body: &[u8]) -> Result<(), String> {
-        let (flag, bytes) = body.split_first().ok_or("an empty part of a scene")?;
-        if self.parts.len() + bytes.len() > SCENE_BYTES_MAX {
-            return Err(format!("a scene of more than {SCENE_BYTES_MAX} bytes"));
-        }
-        self.parts.extend_from_slice(bytes);
-        if *flag == LAST {
-            let parts = std::mem::take(&mut self.parts);
-            self.whole = Some(serde_json::from_slice(&parts).map_err(|e| format!("a scene: {e}"))?);
+        let wrong = |e: &dyn std::fmt::Display| format!("where its server diverged: {e}");
+        if let Some(text) = self.parts.push(body).map_err(|e| wrong(&e))? {
+            self.whole = Some(serde_json::from_slice(&text).map_err(|e| wrong(&e))?);
         }
         Ok(())
     }
-}
-
-/// Frames that tell a scene.
-fn parts(scene: &Scene) -> Vec<Vec<u8>> {
-    let text = serde_json::to_vec(scene).expect("plain data");
-    let mut parts: Vec<Vec<u8>> = text.chunks(BODY_BYTES_MAX - 1).map(|c| [&[MORE], c].concat()).collect();
-    if let Some(last) = parts.last_mut() {
-        last[0] = LAST;
-    }
-    parts
 }
 
 impl Pair {
@@ -57,36 +45,64 @@ impl Pair {
         if self.diverged.is_some() {
             return;
         }
-        for p in parts(&scene) {
+        for p in text::cut(&serde_json::to_vec(&scene).expect("plain data")) {
             self.out.borrow_mut().send(kind::DIVERGED, &[], &p);
         }
-        self.report_divergence(&scene, None);
+        self.report_divergence(scene.clone(), None);
         self.diverged = Some(scene);
         self.decider.tell(failover::Event::Diverged(Blame::Unknown));
     }
 
     /// What the peer's guest did otherwise.
-    pub(super) fn hear_divergence(&mut self, core: &Core) -> Result<(), EngineError> {
-        let Some(scene) = self.told.whole.take() else { return Ok(()) };
+    pub(super) fn hear_divergence(&mut self, core: &Core) {
+        let Some(scene) = self.told.whole.take() else { return };
         let domain = DomainId(scene.domain());
         let pid = core.pid_of(domain).or_else(|| core.pid_of(SERVICE));
-        self.report_divergence(&scene, core.history_of(domain).map(|history| Primary { history, pid }));
-        Ok(())
+        let expected = core.history_of(domain).map(|history| Expected::of(&scene, history, pid));
+        self.report_divergence(scene, expected);
     }
 
-    fn report_divergence(&mut self, scene: &Scene, primary: Option<Primary>) {
-        let now = SystemTime::now();
+    /// On a thread: to read the names of functions from files may take long, and nobody waits for it.
+    fn report_divergence(&mut self, scene: Box<Scene>, expected: Option<Expected>) {
+        let reports = self.settings.reports.clone();
+        let board = self.board.clone();
+        let (now, program) = (SystemTime::now(), self.settings.program.clone());
         let when = humantime::format_rfc3339_millis(now);
-        let role = if primary.is_some() { "the primary" } else { "the host that followed" };
+        let role = if expected.is_some() { "the primary" } else { "the host that followed" };
         let head = format!("{when}: divergence of {}, as {role}, {}, knows it\n\n", self.settings.service, self.settings.host);
-        let text = head + &scene.text(primary.as_ref(), &self.settings.program);
-        let saved = match reports::save(&self.settings.reports, now, &text) {
-            Ok(path) => format!("report in {}", path.display()),
-            Err(e) => format!("no report could be written into {}: {e}", self.settings.reports.display()),
+        let write = move || {
+            let text = head + &scene.text(expected.as_ref(), &program);
+            let saved = match reports::save(&reports, now, &text) {
+                Ok(path) => format!("report in {}", path.display()),
+                Err(e) => format!("no report could be written into {}: {e}", reports.display()),
+            };
+            let text = format!("diverged: {}; {saved}", scene.summary(expected.as_ref()));
+            tracing::error!("{text}");
+            board.mark(Milestone::Diverged, &text);
         };
-        let text = format!("diverged: {}; {saved}", scene.summary(primary.as_ref()));
-        tracing::error!("{text}");
-        self.board.mark(Milestone::Diverged, &text);
+        match thread::Builder::new().name("ft-report".into()).spawn(write) {
+            Ok(reporter) => {
+                self.reporters.retain(Reporter::is_writing);
+                self.reporters.push(Reporter(Some(reporter)));
+            }
+            Err(e) => tracing::error!("diverged, and there is no report: a thread for it: {e}"),
+        }
+    }
+}
+
+/// It has said what there is to say before this is gone.
+pub(super) struct Reporter(Option<JoinHandle<()>>);
+
+impl Reporter {
+    fn is_writing(&self) -> bool {
+        self.0.as_ref().is_some_and(|r| !r.is_finished())
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        // One that broke down has told so itself.
+        let _ = self.0.take().map(JoinHandle::join);
     }
 }
 
@@ -95,16 +111,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scene_is_told_in_parts() {
-        let scene = Scene::bare(3, "x".repeat(3 * BODY_BYTES_MAX));
+    fn a_scene_comes_as_it_was_told() {
+        let scene = Scene::bare(3, "x".repeat(200_000));
         let mut told = Told::default();
-        let parts = parts(&scene);
-        assert!(parts.len() == 4 && parts.iter().all(|p| p.len() <= BODY_BYTES_MAX));
-        for p in &parts {
-            assert!(told.whole.is_none());
-            told.part(p).unwrap();
-        }
+        text::cut(&serde_json::to_vec(&scene).unwrap()).iter().for_each(|p| told.part(p).unwrap());
         assert_eq!(told.whole.as_deref(), Some(&scene));
-        assert!(Told::default().part(&[]).is_err() && Told::default().part(b"\0{").is_err());
+        assert!(Told::default().part(b"\x01{").is_err());
     }
 }

@@ -40,7 +40,7 @@ use crate::monitor::scene::Scene;
 use crate::probe::Probe;
 use admission::Admission;
 use decider::Decider;
-use divergence::Told;
+use divergence::{Reporter, Told};
 use guard::Notice;
 use ft_log::codec::Writer;
 use ft_log::entry::{Entry, Event};
@@ -220,6 +220,8 @@ pub(crate) struct Pair {
     diverged: Option<Box<Scene>>,
     /// Leading: what the peer says of its own.
     told: Told,
+    /// Write what is known of divergences.
+    reporters: Vec<Reporter>,
     interrupted: Option<u8>,
     /// The machine's last word.
     reason: String,
@@ -327,6 +329,7 @@ impl Pair {
             is_leaving: false,
             diverged: None,
             told: Told::default(),
+            reporters: Vec::new(),
             interrupted: None,
             reason: String::new(),
             over: None,
@@ -896,7 +899,7 @@ impl Part for Pair {
             self.read_link_to_end();
         }
         self.receive(now)?;
-        self.hear_divergence(core)?;
+        self.hear_divergence(core);
         self.admit(core, now)?;
         if std::mem::take(&mut self.notice_ready)
             && self.notice.as_mut().is_some_and(Notice::is_heard)

@@ -1,4 +1,5 @@
 use super::*;
+use crate::link::frame::BODY_BYTES_MAX;
 
 fn subject_here(program: &str, state_dirs: &[PathBuf]) -> Hello {
     let env = [("PATH".into(), "/bin".into())];
