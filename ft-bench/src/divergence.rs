@@ -2,16 +2,15 @@
 //! shows it and where nobody looks; and what looking costs.
 
 use crate::e2e::plan::{MIXED, Point, System};
-use crate::e2e::results::Machine;
 use crate::e2e::system::{Running, SERVER};
-use crate::lines::{self, Demand, Line};
+use crate::figures::{self, Figures};
+use crate::lines::{Demand, Line};
 use crate::reseed::{fill, up, whole};
-use crate::rig::child::{Stop, Words};
+use crate::rig::child::Words;
 use crate::rig::{self, BACKUP, Ft, PRIMARY, Rig};
-use crate::{Format, check_root, ft_program, print, stopped, usage};
+use crate::{Format, check_root};
 use clap::Args;
 use ft_runtime::pair::status::Milestone;
-use serde::Serialize;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,37 +42,8 @@ pub struct DivergenceArgs {
     ft: Option<PathBuf>,
 }
 
-#[derive(Serialize)]
-struct Results {
-    ok: bool,
-    seconds: f64,
-    machine: Machine,
-    lines: Vec<Line>,
-    failures: Vec<String>,
-}
-
 pub fn run(a: &DivergenceArgs) -> ExitCode {
-    let prepared = || {
-        let program = ft_program(a.ft.as_deref()).map_err(|e| e.to_string())?;
-        let stop = Stop::on_signals().map_err(|e| format!("catching signals: {e}"))?;
-        Ok::<_, String>(Ft { program, stop })
-    };
-    let ft = match prepared() {
-        Ok(ft) => ft,
-        Err(e) => return usage(&e),
-    };
-    match a.measure(&ft) {
-        Ok(r) => print(a.output, &text(&r), &r, r.ok),
-        Err(e) => stopped(&e),
-    }
-}
-
-fn text(r: &Results) -> String {
-    let m = &r.machine;
-    let mut parts = vec![lines::text(&r.lines), NOTES.to_owned()];
-    parts.push(format!("{:.0} s. Machine: {} processors, {}, Linux {}.", r.seconds, m.processors, m.model, m.kernel));
-    parts.extend(r.failures.iter().map(|f| format!("FAILED: {f}")));
-    parts.join("\n\n")
+    figures::run(a.ft.as_deref(), a.output, NOTES, |ft| a.measure(ft))
 }
 
 const NOTES: &str = "\
@@ -83,7 +53,7 @@ redis, 20,000 requests per second by 50 connections, with memory compared to wit
 is bound by its processor does so much less.";
 
 impl DivergenceArgs {
-    fn measure(&self, ft: &Ft) -> io::Result<Results> {
+    fn measure(&self, ft: &Ft) -> io::Result<Figures> {
         check_root()?;
         rig::remove_orphans(ft)?;
         let started = Instant::now();
@@ -112,8 +82,7 @@ impl DivergenceArgs {
         }
         let costs = self.costs(ft, &say)?;
         lines.push(Line::median("guest CPU per request with memory compared, to without", "x", Demand::at_most(1.03), &costs));
-        let ok = failures.is_empty() && (!self.check || lines.iter().all(|l| l.bar_met));
-        Ok(Results { ok, seconds: started.elapsed().as_secs_f64(), machine: Machine::here(), lines, failures })
+        Ok(Figures::new(self.check, started.elapsed(), lines, failures))
     }
 
     /// Both pairs stay up; each is idle while the other is measured, but for its comparisons.

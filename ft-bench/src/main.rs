@@ -6,6 +6,7 @@ mod demo;
 mod divergence;
 mod e2e;
 mod faults;
+mod figures;
 mod lines;
 mod load;
 mod lockstep;

@@ -3,15 +3,14 @@
 //!
 //! Law: what clients wait is set beside what they waited just before, on the same pair, for as long.
 
-use crate::e2e::results::Machine;
-use crate::lines::{self, Demand, Line};
+use crate::figures::{self, Figures};
+use crate::lines::{Demand, Line};
 use crate::load::{Outage, Report, Span};
-use crate::rig::child::{Child, Stop, Words};
+use crate::rig::child::{Child, Words};
 use crate::rig::{self, BACKUP, Ft, IN_MEMORY, PRIMARY, Rig, redis};
-use crate::{Format, check_root, ft_program, print, stopped, usage};
+use crate::{Format, check_root};
 use clap::Args;
 use ft_runtime::pair::status::{Event, Milestone};
-use serde::Serialize;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -55,15 +54,6 @@ pub struct ReseedArgs {
     ft: Option<PathBuf>,
 }
 
-#[derive(Serialize)]
-struct Results {
-    ok: bool,
-    seconds: f64,
-    machine: Machine,
-    lines: Vec<Line>,
-    failures: Vec<String>,
-}
-
 /// One transfer.
 struct Reseeded {
     /// From its first byte until the other host is the backup.
@@ -74,27 +64,7 @@ struct Reseeded {
 }
 
 pub fn run(a: &ReseedArgs) -> ExitCode {
-    let prepared = || {
-        let program = ft_program(a.ft.as_deref()).map_err(|e| e.to_string())?;
-        let stop = Stop::on_signals().map_err(|e| format!("catching signals: {e}"))?;
-        Ok::<_, String>(Ft { program, stop })
-    };
-    let ft = match prepared() {
-        Ok(ft) => ft,
-        Err(e) => return usage(&e),
-    };
-    match a.measure(&ft) {
-        Ok(r) => print(a.output, &text(&r), &r, r.ok),
-        Err(e) => stopped(&e),
-    }
-}
-
-fn text(r: &Results) -> String {
-    let m = &r.machine;
-    let mut parts = vec![lines::text(&r.lines), NOTES.to_owned()];
-    parts.push(format!("{:.0} s. Machine: {} processors, {}, Linux {}.", r.seconds, m.processors, m.model, m.kernel));
-    parts.extend(r.failures.iter().map(|f| format!("FAILED: {f}")));
-    parts.join("\n\n")
+    figures::run(a.ft.as_deref(), a.output, NOTES, |ft| a.measure(ft))
 }
 
 const NOTES: &str = "\
@@ -104,7 +74,7 @@ it. Wait added: the longest wait of a client in that time, less the longest in a
 longest wait of a client from the order until a second after.";
 
 impl ReseedArgs {
-    fn measure(&self, ft: &Ft) -> io::Result<Results> {
+    fn measure(&self, ft: &Ft) -> io::Result<Figures> {
         check_root()?;
         rig::remove_orphans(ft)?;
         let started = Instant::now();
@@ -140,8 +110,7 @@ impl ReseedArgs {
             lines.push(Line::median("switchover: longest wait, p50", "ms", Demand::at_most(20.0), &waits));
             lines.push(Line::quantile("switchover: longest wait, max", "ms", Demand::at_most(100.0), 1.0, &waits));
         }
-        let ok = failures.is_empty() && (!self.check || lines.iter().all(|l| l.bar_met));
-        Ok(Results { ok, seconds: started.elapsed().as_secs_f64(), machine: Machine::here(), lines, failures })
+        Ok(Figures::new(self.check, started.elapsed(), lines, failures))
     }
 }
 
