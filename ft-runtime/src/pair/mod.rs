@@ -960,7 +960,8 @@ impl Part for Pair {
         let probe = self.probe.as_ref().map(Probe::deadline);
         let decider = if self.is_leaving { None } else { self.decider.deadline() };
         // Only where the engine has to look for itself: whether the guest has applied enough, and has made its copy.
-        let seed = self.seed.as_ref().filter(|s| s.is_begun()).map(|_| Instant::now() + SEED_LOOK);
+        let now = Instant::now();
+        let seed = self.seed.as_ref().and_then(|s| if s.is_begun() { Some(now + SEED_LOOK) } else { s.deadline(now) });
         [role, world, heartbeat, probe, decider, seed].into_iter().flatten().min()
     }
 
