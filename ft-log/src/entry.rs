@@ -111,6 +111,8 @@ pub struct Disagreement {
     pub newest: u64,
     /// In which memory differs; empty where calls differ.
     pub memory: MemoryPart,
+    /// What this host's disk said when it failed a call that the two don't agree on yet, as an errno; 0: it didn't.
+    pub disk_errno: u16,
 }
 
 /// A part of the guest's memory, by its addresses.
@@ -150,6 +152,9 @@ pub enum Act<'a> {
     Kill { domain: DomainId, signo: u8 },
     /// The guest did what can't be done in lockstep; text says what and why.
     Refused { text: &'a [u8] },
+    /// This host's disk fails call `number` of the domain, which the other host makes on its own disk; text says how. Only a
+    /// primary waits for an answer, which comes once it is to live with that; where the other host goes on, it never comes.
+    DiskFailed { number: u64, text: &'a [u8] },
     /// The guest and the log disagree; text says how. The domain has stopped, and waits to be ended.
     Diverged { scene: Disagreement, text: &'a [u8] },
     /// One call, for comparing runs by eye.
@@ -219,6 +224,7 @@ mod tag {
     pub const COPIED: u8 = 82;
     pub const REPLACED: u8 = 83;
     pub const UNTOLD: u8 = 84;
+    pub const DISK_FAILED: u8 = 85;
 }
 
 impl<'a> Event<'a> {
@@ -450,6 +456,11 @@ impl<'a> Act<'a> {
                 w.u8(tag::REFUSED);
                 return text;
             }
+            Act::DiskFailed { number, text } => {
+                w.u8(tag::DISK_FAILED);
+                w.uint(number);
+                return text;
+            }
             Act::Diverged { scene, text } => {
                 w.u8(tag::DIVERGED);
                 w.uint(scene.point.0);
@@ -457,7 +468,7 @@ impl<'a> Act<'a> {
                 for n in scene.registers {
                     w.fixed64(n);
                 }
-                for n in [scene.agreed, scene.newest, scene.memory.start, scene.memory.end] {
+                for n in [scene.agreed, scene.newest, scene.memory.start, scene.memory.end, scene.disk_errno.into()] {
                     w.uint(n);
                 }
                 return text;
@@ -526,12 +537,15 @@ impl<'a> Act<'a> {
             tag::READS_PIPE => Act::PipeReader { pipe: PipeId(r.u32()?) },
             tag::KILL => Act::Kill { domain: DomainId(r.u16()?), signo: r.u8()? },
             tag::REFUSED => Act::Refused { text: r.rest() },
+            tag::DISK_FAILED => Act::DiskFailed { number: r.uint()?, text: r.rest() },
             tag::DIVERGED => {
                 let (point, thread) = (InputPoint(r.uint()?), r.u16()?);
                 let registers = [r.fixed64()?, r.fixed64()?, r.fixed64()?];
                 let (agreed, newest) = (r.uint()?, r.uint()?);
                 let memory = MemoryPart { start: r.uint()?, end: r.uint()? };
-                Act::Diverged { scene: Disagreement { point, thread, registers, agreed, newest, memory }, text: r.rest() }
+                let disk_errno = r.u16()?;
+                let scene = Disagreement { point, thread, registers, agreed, newest, memory, disk_errno };
+                Act::Diverged { scene, text: r.rest() }
             }
             tag::TRACE => {
                 let (thread, call) = (r.u16()?, r.u16()?);

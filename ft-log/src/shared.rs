@@ -20,7 +20,7 @@ pub const SHIM_REGION: core::ops::Range<u64> = SHIM_BASE..0x2100_0000_0000;
 
 /// "ftshared" in little endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ftshared");
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// The service and its fork children that run at the same time.
 pub const DOMAINS_MAX: usize = 16;

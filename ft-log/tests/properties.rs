@@ -96,6 +96,7 @@ impl Recipe {
                     agreed: self.six[3],
                     newest: self.six[4],
                     memory: MemoryPart { start: self.d, end: self.six[5] },
+                    disk_errno: self.small,
                 },
                 text: bytes,
             },

@@ -384,6 +384,7 @@ fn events() -> Vec<(&'static str, Happen)> {
         at("ServiceNet Doubtful", Event::ServiceNet(ServiceNet::Doubtful)),
         at("ServiceNet Sound", Event::ServiceNet(ServiceNet::Sound)),
         at("Thawed", Event::Thawed),
+        at("DiskFailed", Event::DiskFailed),
         at("Diverged, primary's fault", Event::Diverged(Blame::Primary)),
         at("Diverged, backup's fault", Event::Diverged(Blame::Backup)),
         at("Diverged", Event::Diverged(Blame::Unknown)),

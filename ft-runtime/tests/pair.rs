@@ -1005,10 +1005,25 @@ fn a_backup_whose_disk_is_full_leaves_and_clients_notice_nothing() {
     rig.expect_whole("alpha");
 }
 
-/// Redis itself refuses to write, as it would without a backup; the backup, whose disk has room, is not the same any more.
 #[test]
-fn a_primary_whose_disk_is_full_says_so_to_its_clients_until_there_is_room() {
+fn a_primary_whose_disk_is_full_hands_over_and_clients_notice_nothing() {
     let (rig, address) = with_small_disks("disk");
+    let client = rig.client(&address);
+    std::thread::sleep(FAULT_AFTER);
+    rig.fault("alpha", "fill-disk");
+    rig.expect_all_kept(client);
+    assert_eq!(rig.primaries(), ["beta"]);
+    let said = rig.events("alpha");
+    assert!(said.contains("comes to ENOSPC; the backup's does not"), "{said}");
+    assert!(said.contains("handing over") && said.contains("its disk fails"), "{said}");
+    rig.fault("alpha", "free-disk");
+    rig.expect_whole("beta");
+}
+
+/// Redis itself refuses to write, as it would without a backup, and stays protected in that.
+#[test]
+fn a_server_whose_disks_are_full_on_both_hosts_says_so_to_its_clients_until_there_is_room() {
+    let (rig, address) = with_small_disks("disks");
     let host = address.split_once(':').unwrap().0;
     let redis = |command: &[&str]| {
         let cli = ["client", "--", "redis-cli", "-h", host];
@@ -1016,17 +1031,21 @@ fn a_primary_whose_disk_is_full_says_so_to_its_clients_until_there_is_room() {
         String::from_utf8(o.stdout).unwrap().trim().to_owned()
     };
     assert_eq!(redis(&["SET", "before", "1"]), "OK");
-    rig.fault("alpha", "fill-disk");
+    for full in ["alpha", "beta"] {
+        rig.fault(full, "fill-disk");
+    }
     let refused = |_: &rigged::Rig| redis(&["SET", "filler", &"x".repeat(10_000)]).contains("No space left on device");
     rig.wait_until(refused);
-    assert_eq!(redis(&["GET", "before"]), "1");
-    rig.wait_until(|r| r.events("alpha").contains("UNPROTECTED"));
     let said = rig.events("alpha");
-    assert!(said.contains("its server did something else"), "{said}");
-    rig.fault("alpha", "free-disk");
+    assert!(said.contains("the backup's disk fails it too; the server is told so"), "{said}");
+    assert_eq!(redis(&["GET", "before"]), "1");
+    for free in ["alpha", "beta"] {
+        rig.fault(free, "free-disk");
+    }
     rig.wait_until(|_| redis(&["SET", "after", "1"]) == "OK");
     assert_eq!(redis(&["GET", "before"]), "1");
-    rig.expect_whole("alpha");
+    let serves = rig.primaries().remove(0);
+    rig.expect_whole(&serves);
 }
 
 #[test]

@@ -8,7 +8,8 @@
 use crate::channel::{self, Channel};
 use crate::kernel::Kernel;
 use crate::kernel::copy::Copied;
-use crate::raw::host_clock_ns;
+use crate::raw::{self, host_clock_ns};
+use crate::table;
 use crate::trap::frame::reg;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -58,6 +59,8 @@ pub struct Inputs {
     idles: u64,
     /// Number of the last call before the last point at which digests were found equal.
     agreed: u64,
+    /// Number of the last call that this host's disk failed, and how.
+    disk_failed: (u64, u16),
     empty_reads: u32,
 }
 
@@ -95,6 +98,7 @@ impl Inputs {
             sliced_ns: 0,
             idles: 0,
             agreed: 0,
+            disk_failed: (0, 0),
             empty_reads: 0,
         }
     }
@@ -620,6 +624,10 @@ impl Kernel {
             agreed: self.inputs.agreed,
             newest: self.noted,
             memory,
+            disk_errno: match self.inputs.disk_failed {
+                (number, errno) if number > self.inputs.agreed => errno,
+                _ => 0,
+            },
         };
         let act = FromGuest::Act(Act::Diverged { scene, text: text.as_bytes() });
         if self.process.domain == 0 && self.inputs.header().hold.at.load(Ordering::Relaxed) != 0 {
@@ -629,6 +637,22 @@ impl Kernel {
         // The engine looks at the process as it is, and ends it.
         loop {
             self.inputs.channel.ask(&act);
+        }
+    }
+
+    /// `result`: of a call that each host makes on its own disk. Where a disk has failed it, the other host's may not: a primary
+    /// waits for its engine to find out, and lets the other one go on before anything follows from the failure.
+    pub fn look_at_disk(&mut self, result: i64) {
+        let Some((errno, name)) = DISK_FAILURES.into_iter().find(|(errno, _)| -errno == result) else { return };
+        let number = self.noted + 1;
+        self.inputs.disk_failed = (number, errno as u16);
+        let mut text = String::new();
+        let _ = write!(text, "{} comes to {name}", table::name(self.threads.cur().call.number).unwrap_or("a call"));
+        let act = Act::DiskFailed { number, text: text.as_bytes() };
+        if self.inputs.is_primary() {
+            self.ask(&act);
+        } else {
+            self.act(&act);
         }
     }
 
@@ -645,6 +669,9 @@ impl Kernel {
         self.act(&Act::Refused { text: text.as_bytes() });
     }
 }
+
+/// What a disk says that fails.
+const DISK_FAILURES: [(i64, &str); 4] = [(raw::EIO, "EIO"), (raw::ENOSPC, "ENOSPC"), (raw::EUCLEAN, "EUCLEAN"), (raw::EDQUOT, "EDQUOT")];
 
 /// How many pages are compared after so long. Whoever idles seldom catches up in larger steps, up to a bound.
 fn slice_pages(elapsed_ns: u64) -> u64 {

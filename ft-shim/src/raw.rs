@@ -24,6 +24,7 @@ pub const ENFILE: i64 = 23;
 pub const EMFILE: i64 = 24;
 pub const ENOTTY: i64 = 25;
 pub const EFBIG: i64 = 27;
+pub const ENOSPC: i64 = 28;
 pub const ESPIPE: i64 = 29;
 pub const EPIPE: i64 = 32;
 pub const EDOM: i64 = 33;
@@ -51,6 +52,8 @@ pub const ETIMEDOUT: i64 = 110;
 pub const ECONNREFUSED: i64 = 111;
 pub const EALREADY: i64 = 114;
 pub const EINPROGRESS: i64 = 115;
+pub const EUCLEAN: i64 = 117;
+pub const EDQUOT: i64 = 122;
 
 pub mod nr {
     //! Numbers of the calls that the shim itself makes.

@@ -141,6 +141,17 @@ pub fn iovecs(at: u64, count: usize) -> Result<Vec<Iovec>, i64> {
     Ok(v)
 }
 
+/// Where byte `n` of them all lies; `None`: there are no more than that.
+pub fn address_of(iov: &[Iovec], mut n: usize) -> Option<u64> {
+    for v in iov {
+        if n < v.len {
+            return Some(v.base + n as u64);
+        }
+        n -= v.len;
+    }
+    None
+}
+
 /// Scatters `bytes` over `iov`; they fit.
 pub fn scatter(iov: &[Iovec], mut bytes: &[u8]) -> Result<(), i64> {
     for v in iov {

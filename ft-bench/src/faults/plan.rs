@@ -73,7 +73,7 @@ const RESUMED: Heal = &[(Primary, "resume-engine")];
 const SERVICE_HEALED: Heal = &[(Primary, "heal-service")];
 const LINK_HEALED: Heal = &[(Primary, "heal-link")];
 
-pub const KINDS: [Kind; 38] = [
+pub const KINDS: [Kind; 39] = [
     Kind { fault: None, ..kind("none", Primary, "", Unmoved) },
     kind("kill-guest", Primary, "kill-guest", TakenOver),
     kind("kill-engine", Primary, "kill-engine", TakenOver).healed(RESTARTED),
@@ -100,6 +100,7 @@ pub const KINDS: [Kind; 38] = [
     kind("backup:cut-service", Backup, "cut-service", Unmoved).healed(&[(Backup, "heal-service")]),
     kind("backup:flush-gate", Backup, "flush-gate", Unmoved),
     Kind { small_disks: true, ..kind("backup:fill-disk", Backup, "fill-disk", Reseeded).healed(&[(Backup, "free-disk")]) },
+    Kind { small_disks: true, ..kind("fill-disk", Primary, "fill-disk", TakenOver).healed(&[(Primary, "free-disk")]) },
     kind("witness:kill-host", Witness, "kill-host", Unmoved).healed(&[(Witness, "revive-host")]),
     kind("witness:freeze-host", Witness, "freeze-host", Unmoved).healed(&[(Witness, "thaw-host")]),
     kind("witness:cut-management", Witness, "cut-management", Unmoved).healed(&[(Witness, "heal-management")]),

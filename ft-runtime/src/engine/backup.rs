@@ -9,7 +9,7 @@ use super::halt::{Halt, Seen};
 use super::log::Log;
 use super::primary::Primary;
 use super::unlogged::Unlogged;
-use super::{Across, Core, DRAIN_FRAMES_MAX, Ended, EngineError, Part, Stats, across};
+use super::{Across, Core, DiskFailure, DRAIN_FRAMES_MAX, Ended, EngineError, Part, Stats, across};
 use crate::front::{Front, ListenSpec, Token};
 use crate::monitor::scene::Scene;
 use ft_log::entry::{Act, Entry, FromGuest};
@@ -64,6 +64,8 @@ pub(crate) struct Backup<S> {
     known: u32,
     /// What domains did to each other here and the log has not said yet.
     unlogged: Unlogged,
+    /// The last one that nobody has asked for.
+    pub disk_failure: Option<DiskFailure>,
     ended: Option<Ended>,
     /// Since when nothing changed.
     still: Option<(Observed, Instant)>,
@@ -85,6 +87,7 @@ impl<S: Source> Backup<S> {
             from_recording: false,
             known: 0,
             unlogged: Unlogged::default(),
+            disk_failure: None,
             ended: None,
             still: None,
             end_seen: false,
@@ -207,6 +210,10 @@ impl<S: Source> Backup<S> {
             }
             Across::Copied { .. } | Across::OfFiles(_) => {
                 Err(EngineError::Guest(format!("domain {d} was copied while it follows a log")))
+            }
+            Across::DiskFailed { number, text } => {
+                self.disk_failure = Some(DiskFailure { domain: d, number, text });
+                Ok(())
             }
             Across::Diverged(disagreement, text) => {
                 if let Some(domain) = core.get(d) {

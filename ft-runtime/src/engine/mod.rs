@@ -181,6 +181,16 @@ enum Across {
     Copied { point: u64, host_pid: u32 },
     OfFiles(Told),
     Diverged(Disagreement, String),
+    DiskFailed { number: u64, text: String },
+}
+
+/// A host's disk has failed one of its guest's calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DiskFailure {
+    pub domain: DomainId,
+    /// Of the call, in the domain: the same on both hosts.
+    pub number: u64,
+    pub text: String,
 }
 
 impl Core {
@@ -341,6 +351,13 @@ impl Core {
         Ok(true)
     }
 
+    /// To an act of a domain's that waits for it.
+    pub(crate) fn answer(&self, d: DomainId, value: i64) {
+        if let Some(domain) = self.get(d) {
+            domain.answer(value);
+        }
+    }
+
     /// How a domain said that it ends, if it did.
     pub(crate) fn exit_of(&self, d: DomainId) -> Option<domain::Exit> {
         self.get(d)?.exit
@@ -380,6 +397,7 @@ fn across(act: Act) -> Option<Across> {
             Across::OfFiles(Told::Replaced(Replaced { on, size, offset, bytes: bytes.to_vec() }))
         }
         Act::Untold { text } => Across::OfFiles(Told::Untold(String::from_utf8_lossy(text).into_owned())),
+        Act::DiskFailed { number, text } => Across::DiskFailed { number, text: String::from_utf8_lossy(text).into_owned() },
         Act::Diverged { scene, text } => Across::Diverged(scene, String::from_utf8_lossy(text).into_owned()),
         _ => return None,
     })

@@ -2,7 +2,7 @@
 
 use super::domain::{Domain, Exit};
 use super::log::Log;
-use super::{Across, Core, DRAIN_FRAMES_MAX, Ended, EngineError, Part, Stats, across};
+use super::{Across, Core, DiskFailure, DRAIN_FRAMES_MAX, Ended, EngineError, Part, Stats, across};
 use crate::front::{Front, Inbox, ListenSpec, Token};
 use crate::logfile::End;
 use crate::snapshot::EngineState;
@@ -56,6 +56,8 @@ pub(crate) struct Primary {
     /// A copy of the guest was made a moment ago, and nothing was done since: the events that it has not applied, as they
     /// were logged. Only where they were kept.
     copied: Option<Vec<Box<[u8]>>>,
+    /// Where another host's guest may go on: calls that wait to be answered.
+    pub disk_failures: Vec<DiskFailure>,
 }
 
 fn append(log: &mut dyn Log, entries: &mut u64, d: DomainId, entry: &Entry) -> Result<LogIndex, EngineError> {
@@ -144,6 +146,7 @@ impl Primary {
             heir: false,
             clock: None,
             copied: None,
+            disk_failures: Vec::new(),
         }
     }
 
@@ -332,6 +335,15 @@ impl Primary {
                 }
                 None => Err(EngineError::Guest(format!("domain {d} tells of its files, and nobody copies them"))),
             },
+            Across::DiskFailed { number, text } => {
+                tracing::warn!(domain = %d, "the disk fails: {text}");
+                if self.heir {
+                    self.disk_failures.push(DiskFailure { domain: d, number, text });
+                } else {
+                    core.answer(d, 0);
+                }
+                Ok(())
+            }
             Across::Diverged(_, text) => Err(EngineError::Guest(format!("domain {d} compares itself with a log it makes itself: {text}"))),
         }
     }

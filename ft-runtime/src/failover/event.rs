@@ -46,6 +46,8 @@ pub enum Event {
     ServiceNet(ServiceNet),
     /// This host did not run for longer than its lease lasts.
     Thawed,
+    /// This host's disk fails a call of the guest, which waits in it.
+    DiskFailed,
     /// The two guests did not do the same.
     Diverged(Blame),
     Operator(Command),

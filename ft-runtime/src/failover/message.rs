@@ -112,6 +112,8 @@ pub enum Yield {
     Shutdown,
     /// The operator wants the other host to serve.
     Switchover,
+    /// Its disk fails a call that the backup's doesn't fail.
+    DiskFailed,
 }
 
 impl fmt::Display for Yield {
@@ -122,6 +124,7 @@ impl fmt::Display for Yield {
             Self::ServiceNetLost => "it has lost its service network",
             Self::Shutdown => "it is being stopped",
             Self::Switchover => "the operator wants it so",
+            Self::DiskFailed => "its disk fails",
         })
     }
 }

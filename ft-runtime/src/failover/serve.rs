@@ -321,6 +321,9 @@ impl Step for Serving {
                 None => return self.hand_over(cx, Yield::Switchover, After::Join),
                 Some(why) => cx.report(Report::Refused(Refusal::Switchover(why))),
             },
+            Event::DiskFailed if self.stranded(cx).is_none() => {
+                return self.hand_over(cx, Yield::DiskFailed, After::Join);
+            }
             Event::Operator(Command::Pause) => return self.pause(cx),
             Event::Operator(Command::Resume) => return self.resume(cx),
             Event::Operator(Command::Detach) => return self.detach(cx, true),

@@ -40,6 +40,8 @@ pub struct Scene {
     pages: Vec<Page>,
     /// Entries around the point, in words.
     log: Vec<String>,
+    /// What this host's disk said when it failed one of the calls that may differ; 0: it didn't.
+    disk_errno: u16,
 }
 
 /// Of the guest's memory where it was compared.
@@ -79,17 +81,23 @@ impl Scene {
             stack: pid.map(|p| backtrace::unwind(p, d.registers)).unwrap_or_default(),
             pages: pid.map(|p| pages(p, d.memory.start, d.memory.end)).unwrap_or_default(),
             log: log.iter().map(|f| line(f)).collect(),
+            disk_errno: d.disk_errno,
         }
     }
 
     /// A difference that no guest noticed: it ended otherwise than in the log.
     pub fn bare(domain: u16, what: String) -> Self {
         let (calls, stack, pages, log) = Default::default();
-        Self { what, domain, point: 0, thread: 0, agreed: 0, calls, stack, pages, log }
+        Self { what, domain, point: 0, thread: 0, agreed: 0, calls, stack, pages, log, disk_errno: 0 }
     }
 
     pub fn domain(&self) -> u16 {
         self.domain
+    }
+
+    /// How the disk of the host that followed failed, where that explains it.
+    pub fn disk_failure(&self) -> Option<std::io::Error> {
+        (self.disk_errno != 0).then(|| std::io::Error::from_raw_os_error(self.disk_errno.into()))
     }
 
     fn calls(&self) -> impl Iterator<Item = PastCall> {
@@ -115,6 +123,9 @@ impl Scene {
         let mut t = String::new();
         let _ = writeln!(t, "what       domain {} at input point {}: {}", self.domain, self.point, self.what);
         let _ = writeln!(t, "agreed     up to call {} of the domain; thread {} ran last", self.agreed, self.thread);
+        if let Some(e) = self.disk_failure() {
+            let _ = writeln!(t, "disk       of the host that followed has failed a call since: {e}");
+        }
         let different = expected.and_then(|e| self.first_different(e));
         match (&different, expected) {
             (Some((got, expected)), _) => {
@@ -277,7 +288,7 @@ mod tests {
 
     fn scene(h: &History, agreed: u64, newest: u64) -> Scene {
         let memory = MemoryPart::default();
-        let d = Disagreement { point: InputPoint(5), thread: 0, registers: [0; 3], agreed, newest, memory };
+        let d = Disagreement { point: InputPoint(5), thread: 0, registers: [0; 3], agreed, newest, memory, disk_errno: 0 };
         Scene::take(0, &d, "digests differ", h, None, &[])
     }
 

@@ -49,8 +49,9 @@ impl Pair {
             self.out.borrow_mut().send(kind::DIVERGED, &[], &p);
         }
         self.report_divergence(scene.clone(), None);
+        let blame = if scene.disk_failure().is_some() { Blame::Backup } else { Blame::Unknown };
         self.diverged = Some(scene);
-        self.decider.tell(failover::Event::Diverged(Blame::Unknown));
+        self.decider.tell(failover::Event::Diverged(blame));
     }
 
     /// What the peer's guest did otherwise.

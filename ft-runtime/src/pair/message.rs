@@ -47,6 +47,8 @@ pub mod kind {
     pub const TAKEN: u8 = 19;
     /// A part of where the backup's guest stood when it did something else: see `divergence`.
     pub const DIVERGED: u8 = 20;
+    /// Domain and number of a call that the backup's disk has failed: see `disk`.
+    pub const DISK_FAILED: u8 = 21;
 }
 
 /// Room for the head of any message here.
@@ -141,6 +143,7 @@ pub fn encode_role(m: &Message, w: &mut Writer) {
                 Yield::ServiceNetLost => 2,
                 Yield::Shutdown => 3,
                 Yield::Switchover => 4,
+                Yield::DiskFailed => 5,
             };
             (6, [term.0, why])
         }
@@ -222,6 +225,7 @@ pub fn decode_role(b: &[u8]) -> Result<Message, DecodeError> {
                 2 => Yield::ServiceNetLost,
                 3 => Yield::Shutdown,
                 4 => Yield::Switchover,
+                5 => Yield::DiskFailed,
                 n => return Err(unknown(n)),
             };
             Message::TakeOver { term: Term(first), why }

@@ -11,6 +11,7 @@ mod acts;
 pub mod admission;
 mod candidate;
 pub mod decider;
+mod disk;
 mod divergence;
 pub mod guard;
 pub mod join;
@@ -40,6 +41,7 @@ use crate::monitor::scene::Scene;
 use crate::probe::Probe;
 use admission::Admission;
 use decider::Decider;
+use disk::Disks;
 use divergence::{Reporter, Told};
 use guard::Notice;
 use ft_log::codec::Writer;
@@ -220,6 +222,7 @@ pub(crate) struct Pair {
     diverged: Option<Box<Scene>>,
     /// Leading: what the peer says of its own.
     told: Told,
+    disks: Disks,
     /// Write what is known of divergences.
     reporters: Vec<Reporter>,
     interrupted: Option<u8>,
@@ -329,6 +332,7 @@ impl Pair {
             is_leaving: false,
             diverged: None,
             told: Told::default(),
+            disks: Disks::default(),
             reporters: Vec::new(),
             interrupted: None,
             reason: String::new(),
@@ -479,6 +483,8 @@ impl Pair {
             }
             kind::READY if self.leads() => self.peer_is_ready(now),
             kind::TAKEN | kind::READY => {}
+            kind::DISK_FAILED if self.leads() => self.hear_disk_failed(body).map_err(foreign)?,
+            kind::DISK_FAILED => {}
             kind::DIVERGED if self.leads() => self.told.part(body).map_err(EngineError::Peer)?,
             kind::DIVERGED => {}
             kind::HEARTBEAT => {
@@ -919,6 +925,7 @@ impl Part for Pair {
             self.board.event(said);
         }
         self.decide(core, now)?;
+        let mut more = self.look_at_disks(core, now);
         self.send_acks();
         let behind = self.is_backup_behind(now);
         let heir = self.peer_has_all;
@@ -932,7 +939,7 @@ impl Part for Pair {
             // Before the answers are sent: then they need not wait for leave to acknowledge their questions.
             self.let_out()?;
         }
-        let mut more = self.role().part().turn(core, now)?;
+        more |= self.role().part().turn(core, now)?;
         if let (true, Some(Role::Leading(p))) = (self.peer_has_all, &mut self.role) {
             p.compare_quiet(core, now)?;
         }
@@ -962,7 +969,8 @@ impl Part for Pair {
         // Only where the engine has to look for itself: whether the guest has applied enough, and has made its copy.
         let now = Instant::now();
         let seed = self.seed.as_ref().and_then(|s| if s.is_begun() { Some(now + SEED_LOOK) } else { s.deadline(now) });
-        [role, world, heartbeat, probe, decider, seed].into_iter().flatten().min()
+        let disks = self.disks.deadline();
+        [role, world, heartbeat, probe, decider, seed, disks].into_iter().flatten().min()
     }
 
     fn ended(&mut self, core: &Core, now: Instant) -> Result<Option<Ended>, EngineError> {

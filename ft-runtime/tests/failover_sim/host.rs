@@ -546,6 +546,12 @@ impl World {
                     self.host_event(host, Event::Diverged(Blame::Unknown))?;
                 }
             }
+            Input::DiskFailed => {
+                // Whoever follows has it told to the primary, if both have it.
+                if self.hosts[host].guest && self.hosts[host].kind() == Some(Kind::PrimaryPaired) {
+                    self.host_event(host, Event::DiskFailed)?;
+                }
+            }
             Input::Lags => self.host_event(host, Event::PeerLags)?,
             Input::ProbeService => {
                 let net = match self.is_cut_off(host) {

@@ -138,6 +138,7 @@ pub enum Input {
     },
     GuestKilled,
     Diverged,
+    DiskFailed,
     Operator(Command),
     Lags,
     ProbeService,
@@ -359,6 +360,8 @@ enum Fault {
     KillGuest,
     /// A guest that follows does something else.
     Diverge,
+    /// Of a guest that waits in the call until it is decided who goes on.
+    FailDisk,
     Freeze,
     FreezeUncounted,
     LinkCut,
@@ -381,11 +384,12 @@ enum Fault {
     Force,
 }
 
-const FAULTS: [Fault; 20] = [
+const FAULTS: [Fault; 21] = [
     Fault::KillEngine,
     Fault::KillHost,
     Fault::KillGuest,
     Fault::Diverge,
+    Fault::FailDisk,
     Fault::Freeze,
     Fault::FreezeUncounted,
     Fault::LinkCut,
@@ -813,6 +817,7 @@ impl World {
                 }
             }
             Fault::Diverge => self.later(host, 0, Input::Diverged),
+            Fault::FailDisk => self.later(host, 0, Input::DiskFailed),
             Fault::Lag => self.later(host, 0, Input::Lags),
             Fault::Poison => {}
             Fault::Switchover => self.later(host, 0, Input::Operator(Command::Switchover)),

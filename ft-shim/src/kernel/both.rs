@@ -5,16 +5,36 @@ use crate::raw;
 use crate::user::{self, Iovec};
 
 const PART_BYTES: usize = 64 * 1024;
-
-/// Executes call `number` as it stands. Its result goes into the digest like every result.
-pub fn run(k: &mut Kernel, number: u32, a: &Args) -> Reply {
+/// The guest's own call, on this host.
+fn execute(k: &mut Kernel, number: u32, a: &Args) -> i64 {
     // SAFETY: the guest's own call on the guest's own memory and descriptors; the rows that lead here never touch
     // what the shim owns.
     let r = unsafe { raw::syscall(number as usize, *a) };
+    k.look_at_disk(r);
+    r
+}
+
+/// Executes call `number` as it stands. Its result goes into the digest like every result.
+pub fn run(k: &mut Kernel, number: u32, a: &Args) -> Reply {
+    let r = execute(k, number, a);
     if r == -raw::EFBIG {
         k.too_large();
     }
     done(r)
+}
+
+/// A call that writes all of `iov` into a file.
+pub fn write(k: &mut Kernel, number: u32, a: &Args, iov: &[Iovec]) -> Reply {
+    let r = run(k, number, a)?;
+    if let super::Outcome::Done(n) = r
+        && let Some(unwritten) = user::address_of(iov, n as usize)
+        && user::read::<u8>(unwritten).is_ok()
+        && !k.limits_file_size()
+    {
+        // The next one would say so.
+        k.look_at_disk(-raw::ENOSPC);
+    }
+    Ok(r)
 }
 
 /// The row for calls that need nothing else.
@@ -43,8 +63,7 @@ pub fn on_positioned(k: &mut Kernel, a: &Args) -> Reply {
 
 /// read and pread64 of a file: what was read goes into the digest.
 pub fn read(k: &mut Kernel, number: u32, a: &Args) -> Reply {
-    // SAFETY: as in `run`.
-    let n = unsafe { raw::syscall(number as usize, *a) };
+    let n = execute(k, number, a);
     if n > 0 {
         digest_user(k, a[1], n as usize);
     }
@@ -52,8 +71,7 @@ pub fn read(k: &mut Kernel, number: u32, a: &Args) -> Reply {
 }
 
 pub fn read_vector(k: &mut Kernel, number: u32, a: &Args, iov: &[Iovec]) -> Reply {
-    // SAFETY: as in `run`.
-    let n = unsafe { raw::syscall(number as usize, *a) };
+    let n = execute(k, number, a);
     let mut left = n.max(0) as usize;
     for v in iov {
         let part = v.len.min(left);
@@ -87,8 +105,7 @@ pub fn text(k: &mut Kernel, a: &Args) -> Reply {
         n if GETXATTR.contains(&n) => (a[2], a[3]),
         _ => (a[1], a[2]),
     };
-    // SAFETY: as in `run`.
-    let n = unsafe { raw::syscall(number as usize, *a) };
+    let n = execute(k, number, a);
     if n > 0 && room > 0 {
         digest_user(k, at, n as usize);
     }

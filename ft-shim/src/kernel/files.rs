@@ -468,6 +468,7 @@ pub fn openat(k: &mut Kernel, a: &Args) -> Reply {
     // SAFETY: opens a file for the guest.
     let fd = unsafe { raw!(OPENAT, a[0], a[1], a[2], a[3]) };
     if fd < 0 {
+        k.look_at_disk(fd);
         return Err(-fd);
     }
     const O_PATH: u32 = 0o1000_0000;

@@ -291,7 +291,7 @@ pub fn read(k: &mut Kernel, a: &Args) -> Reply {
 pub fn write(k: &mut Kernel, a: &Args) -> Reply {
     let (d, file) = is_file(k, a[0])?;
     if file {
-        return both::run(k, nr::WRITE as u32, a);
+        return both::write(k, nr::WRITE as u32, a, &one(a[1], a[2]));
     }
     k.write_from(d, &one(a[1], a[2]), How::default())
 }
@@ -307,10 +307,10 @@ pub fn readv(k: &mut Kernel, a: &Args) -> Reply {
 
 pub fn writev(k: &mut Kernel, a: &Args) -> Reply {
     let (d, file) = is_file(k, a[0])?;
-    if file {
-        return both::run(k, 20, a);
-    }
     let iov = user::iovecs(a[1], a[2] as usize)?;
+    if file {
+        return both::write(k, 20, a, &iov);
+    }
     k.write_from(d, &iov, How::default())
 }
 
@@ -328,7 +328,7 @@ pub fn pread64(k: &mut Kernel, a: &Args) -> Reply {
 }
 
 pub fn pwrite64(k: &mut Kernel, a: &Args) -> Reply {
-    positioned(k, 18, a)
+    positioned(k, 18, a, &one(a[1], a[2]))
 }
 
 pub fn preadv(k: &mut Kernel, a: &Args) -> Reply {
@@ -342,12 +342,13 @@ pub fn preadv(k: &mut Kernel, a: &Args) -> Reply {
 
 pub fn pwritev(k: &mut Kernel, a: &Args) -> Reply {
     let n = k.threads.cur().call.number;
-    positioned(k, n, a)
+    let iov = user::iovecs(a[1], a[2] as usize)?;
+    positioned(k, n, a, &iov)
 }
 
-fn positioned(k: &mut Kernel, number: u32, a: &Args) -> Reply {
+fn positioned(k: &mut Kernel, number: u32, a: &Args, iov: &[Iovec]) -> Reply {
     let (_, file) = is_file(k, a[0])?;
-    if file { both::run(k, number, a) } else { Err(ESPIPE) }
+    if file { both::write(k, number, a, iov) } else { Err(ESPIPE) }
 }
 
 fn flags(k: &mut Kernel, f: u64) -> Result<How, i64> {

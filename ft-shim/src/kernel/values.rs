@@ -39,9 +39,14 @@ impl Limits {
 }
 
 impl Kernel {
+    /// Whether files can't become as large as they like.
+    pub fn limits_file_size(&self) -> bool {
+        self.process.limits.0[FSIZE as usize][0] != INFINITY
+    }
+
     /// A file call came to EFBIG: the signal that goes with it, if it was the limit.
     pub fn too_large(&mut self) {
-        if self.process.limits.0[FSIZE as usize][0] != INFINITY {
+        if self.limits_file_size() {
             let t = self.threads.current;
             let info = SigInfo { signo: SIGXFSZ, code: SI_KERNEL, ..SigInfo::default() };
             self.post_to_thread(t, info);
