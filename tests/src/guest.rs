@@ -274,9 +274,7 @@ impl Trial {
         let mut dirs = fs::read_dir(&kept).map_err(|e| format!("{}: {e}", kept.display()))?;
         let stdout = match (dirs.next(), dirs.next()) {
             (Some(Ok(d)), None) => {
-                if d.path().join("state-1").is_dir() {
-                    same_files(&self.state(), &d.path().join("state-1"))?;
-                }
+                same_files(&self.state(), &only_state(&d.path())?)?;
                 let path = d.path().join("stdout");
                 fs::read(&path)
                     .map(|b| String::from_utf8_lossy(&b).into_owned())
@@ -286,6 +284,17 @@ impl Trial {
         };
         fs::remove_dir_all(&kept).map_err(|e| format!("{}: {e}", kept.display()))?;
         Ok(Replayed { stdout, entries: number("entries"), memory_checks: number("memory_checks") })
+    }
+}
+
+/// The files that a replay has kept of the recording's one state directory.
+fn only_state(kept: &Path) -> Result<PathBuf, String> {
+    let entries = fs::read_dir(kept).map_err(|e| format!("{}: {e}", kept.display()))?;
+    let is_state = |p: &PathBuf| p.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"state-"));
+    let states: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(is_state).collect();
+    match &states[..] {
+        [one] => Ok(one.clone()),
+        _ => Err(format!("{} has {} kept state directories, not one", kept.display(), states.len())),
     }
 }
 
