@@ -122,7 +122,7 @@ fn backup(arbiter: ArbiterKind) -> Rig {
     rig.feed(hello(Role::Primary(Stance::Alone), 1));
     rig.feed(Event::Peer(Message::Adding { term: Term(1), nonce: 1 }));
     rig.feed(hello(Role::Primary(Stance::Waits), 1));
-    rig.feed(Event::Peer(Message::InSync { term: Term(1) }));
+    rig.feed(Event::Peer(Message::InSync { term: Term(1), in_sync: both() }));
     if arbiter == VOTES {
         rig.hear(Some(live(PEER, 1, both())));
     }
@@ -331,7 +331,7 @@ fn events() -> Vec<(&'static str, Happen)> {
         say("Adding", Message::Adding { term: Term(1), nonce: 9 }),
         ("Ready", Box::new(|rig| Event::Peer(Message::Ready { nonce: rig.nonce.unwrap_or(9) }))),
         say("Ready, older", Message::Ready { nonce: 0 }),
-        say("InSync", Message::InSync { term: Term(1) }),
+        say("InSync", Message::InSync { term: Term(1), in_sync: both() }),
         say("TakeOver", Message::TakeOver { term: Term(1), why: Yield::GuestDied }),
         say("CannotTakeOver", Message::CannotTakeOver { term: Term(2) }),
         say("DropOut", Message::DropOut { why: Drop::GuestDied }),

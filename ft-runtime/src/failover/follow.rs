@@ -112,7 +112,7 @@ impl Step for Following {
                 cx.send(Message::Pong { nonce });
                 listen(cx);
             }
-            Event::Peer(Message::InSync { term }) => {
+            Event::Peer(Message::InSync { term, in_sync }) if in_sync.contains(cx.config.me) => {
                 self.term = self.term.max(term);
                 cx.report(Report::Following { term: self.term });
                 // So that a takeover's first put knows what stands.

@@ -5,6 +5,7 @@
 
 use ft_log::ids::Term;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::fmt;
 
 /// So many hosts hold the state of one service at most: a primary and its backups.
@@ -14,6 +15,14 @@ pub const MEMBERS_MAX: usize = 7;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostId(pub u64);
+
+impl HostId {
+    /// Of the host that configurations call so.
+    pub fn of_name(name: &str) -> Self {
+        let digest = Sha256::digest(name.as_bytes());
+        Self(u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")))
+    }
+}
 
 impl TryFrom<String> for HostId {
     type Error = String;
