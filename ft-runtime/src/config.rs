@@ -1,11 +1,15 @@
 //! `ft run --config FILE`: parsed once into what can be relied on. What is wrong is named with file and line.
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const SERVICE_LOSS_MS_LEAST: u64 = 100;
+const ONE_BACKUP: &str = "more than one backup is not wired yet: name one other host, in one [peer] section";
 
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +107,29 @@ pub struct Peer {
     /// Its public key, as `ft keygen` printed it there.
     pub key: String,
     pub address: SocketAddr,
+}
+
+/// One section; a list of them is refused by what is wrong with it.
+fn one_peer<'de, D: Deserializer<'de>>(d: D) -> Result<Peer, D::Error> {
+    struct OnePeer;
+
+    impl<'de> Visitor<'de> for OnePeer {
+        type Value = Peer;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("one section [peer]")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Peer, A::Error> {
+            Peer::deserialize(MapAccessDeserializer::new(map))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Peer, A::Error> {
+            Err(A::Error::custom(ONE_BACKUP))
+        }
+    }
+
+    d.deserialize_any(OnePeer)
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -219,6 +246,7 @@ pub struct Control {
 pub struct Config {
     pub service: Service,
     pub host: Host,
+    #[serde(deserialize_with = "one_peer")]
     pub peer: Peer,
     pub link: LinkConfig,
     pub arbiter: ArbiterConfig,
@@ -296,10 +324,15 @@ impl Config {
     }
 }
 
-/// Says which of the names that are possible there the unknown one looks like.
+/// Says which of the names that are possible there the unknown one looks like, and what names of several backups mean.
 fn with_suggestion(mut error: String) -> String {
     /// Of 1, which is the same name.
     const LIKE_MIN: f64 = 0.75;
+    const SEVERAL: [&str; 4] = ["field `peers`", "field `backup`", "field `backups`", "field `hosts`"];
+    let is_second_peer = error.contains("duplicate key") && error.lines().any(|l| l.trim_end().ends_with("| [peer]"));
+    if is_second_peer || SEVERAL.iter().any(|s| error.contains(&format!("unknown {s}"))) {
+        return format!("{}\n{ONE_BACKUP}", error.trim_end());
+    }
     let Some((_, list)) = error.split_once("unknown ") else { return error };
     let mut quoted = list.split('`').skip(1).step_by(2);
     let Some(unknown) = quoted.next() else { return error };
@@ -403,6 +436,27 @@ socket = "/run/ft/redis.sock"
         assert!(e.contains("line 14") && !e.contains("did you mean"), "{e}");
         let e = error(&GOOD.replace("name = \"beta\"", "name = \"beta\"\ncolour = \"blue\""));
         assert!(!e.contains("did you mean"), "{e}");
+    }
+
+    #[test]
+    fn more_than_one_backup_is_refused_as_such() {
+        let second = "[peer]\nname = \"gamma\"\nkey = \"abc\"\naddress = \"192.168.77.3:7400\"\n";
+        let lists = GOOD.replace("[peer]", "[[peer]]");
+        let several = [
+            lists.clone(),
+            format!("{lists}{}", second.replace("[peer]", "[[peer]]")),
+            format!("{GOOD}{second}"),
+            format!("{GOOD}{}", second.replace("[peer]", "[[peers]]")),
+            format!("{GOOD}{}", second.replace("[peer]", "[backup]")),
+            format!("{GOOD}{}", second.replace("[peer]", "[[backups]]")),
+            format!("{GOOD}{}", second.replace("[peer]", "[hosts.gamma]")),
+        ];
+        for text in several {
+            let e = error(&text);
+            assert!(e.contains("line ") && e.trim_end().ends_with(ONE_BACKUP), "{e}");
+        }
+        let e = error(&format!("{GOOD}[host]\nname = \"gamma\"\n"));
+        assert!(e.contains("duplicate key") && !e.contains("backup"), "{e}");
     }
 
     #[test]

@@ -122,7 +122,7 @@ fn backup(arbiter: ArbiterKind) -> Rig {
     rig.feed(hello(Role::Primary(Stance::Alone), 1));
     rig.feed(Event::Peer(Message::Adding { term: Term(1), nonce: 1 }));
     rig.feed(hello(Role::Primary(Stance::Waits), 1));
-    rig.feed(Event::Peer(Message::InSync { term: Term(1) }));
+    rig.feed(Event::Peer(Message::InSync { term: Term(1), in_sync: both() }));
     if arbiter == VOTES {
         rig.hear(Some(live(PEER, 1, both())));
     }
@@ -331,7 +331,7 @@ fn events() -> Vec<(&'static str, Happen)> {
         say("Adding", Message::Adding { term: Term(1), nonce: 9 }),
         ("Ready", Box::new(|rig| Event::Peer(Message::Ready { nonce: rig.nonce.unwrap_or(9) }))),
         say("Ready, older", Message::Ready { nonce: 0 }),
-        say("InSync", Message::InSync { term: Term(1) }),
+        say("InSync", Message::InSync { term: Term(1), in_sync: both() }),
         say("TakeOver", Message::TakeOver { term: Term(1), why: Yield::GuestDied }),
         say("CannotTakeOver", Message::CannotTakeOver { term: Term(2) }),
         say("DropOut", Message::DropOut { why: Drop::GuestDied }),
@@ -557,4 +557,49 @@ fn a_paused_primary_invites_nobody_until_it_is_told_to() {
     assert!(!invites(&mut rig), "a pause outlasts a freeze");
     rig.feed(Event::Operator(Command::Resume));
     assert!(invites(&mut rig));
+}
+
+/// Two hosts are wired, but the record's set may have more: what is asked of "nobody else" is asked of all of them.
+const THIRD: HostId = HostId(3);
+
+fn three() -> Members {
+    Members::from_sorted(&[ME, PEER, THIRD]).expect("three hosts in order")
+}
+
+#[test]
+fn a_cold_start_needs_the_word_of_every_other_member() {
+    let started = |in_sync: Members, peer_is_there: bool| {
+        let mut rig = starting(VOTES);
+        rig.hear(Some(live(ME, 1, in_sync)));
+        if peer_is_there {
+            rig.feed(hello(Role::Empty { prefers: Preferred::Backup }, 0));
+        }
+        rig.feed(Event::Timer(Timer::PeerWait));
+        rig.kind() != Kind::Starting
+    };
+    assert!(started(Members::only(ME), false) && started(both(), true));
+    assert!(!started(both(), false), "the peer may hold what runs");
+    assert!(!started(three(), true) && !started(Members::both(ME, THIRD), false), "so may the third host");
+}
+
+#[test]
+fn a_claim_keeps_the_set_and_going_live_leaves_nobody_else_in_it() {
+    let mut rig = backup(VOTES);
+    rig.feed(Event::Peer(Message::InSync { term: Term(1), in_sync: three() }));
+    rig.hear(Some(live(PEER, 1, three())));
+    rig.feed(Event::LinkDown(LinkEnd::Closed));
+    assert_eq!(rig.put.map(|r| (r.owner, r.in_sync, r.phase)), Some((ME, three(), Phase::Claim)));
+    rig.granted();
+    for event in [Event::ReplayDone { upto: LogIndex(1) }, Event::PeerDead, Event::SocketsRestored] {
+        rig.feed(event);
+    }
+    assert_eq!(rig.put, Some(live(ME, 2, Members::only(ME))));
+    assert_eq!(rig.granted().kind(), Kind::PrimaryAlone);
+}
+
+#[test]
+fn a_set_without_the_backup_tells_it_nothing() {
+    let mut rig = backup(VOTES);
+    rig.feed(Event::Peer(Message::InSync { term: Term(1), in_sync: Members::both(PEER, THIRD) }));
+    assert_eq!((rig.kind(), &rig.actions[..]), (Kind::Backup, &[][..]), "its place is the arbiter's to say");
 }

@@ -8,7 +8,7 @@ use super::book::Heard;
 use super::config::DivergencePolicy;
 use super::event::{Blame, Command, Event, LinkEnd, Timer};
 use super::message::{Drop, Message, Role, Stance};
-use super::record::{Phase, Record, Ruling, Version};
+use super::record::{Members, Phase, Record, Ruling, Version};
 use super::refusal::Refusal;
 use super::rights::TermGranted;
 use super::start::Starting;
@@ -112,7 +112,7 @@ impl Step for Following {
                 cx.send(Message::Pong { nonce });
                 listen(cx);
             }
-            Event::Peer(Message::InSync { term }) => {
+            Event::Peer(Message::InSync { term, in_sync }) if in_sync.contains(cx.config.me) => {
                 self.term = self.term.max(term);
                 cx.report(Report::Following { term: self.term });
                 // So that a takeover's first put knows what stands.
@@ -246,7 +246,7 @@ impl Claiming {
 
     fn is_mine(&self, cx: &Context, r: &Ruling) -> bool {
         let fits = match self.why {
-            ClaimCause::Operator | ClaimCause::Cold => !r.in_sync.contains(cx.config.peer),
+            ClaimCause::Operator | ClaimCause::Cold => r.in_sync == Members::only(cx.config.me),
             _ => true,
         };
         r.owner == cx.config.me && r.phase == Phase::Claim && fits

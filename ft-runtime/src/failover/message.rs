@@ -1,5 +1,7 @@
-//! What two hosts of a pair say to each other about who serves. Carried by the link, in order with the log.
+//! What the hosts of a service say to each other about who serves. Carried by the link, in order with the log; the link
+//! says who has said it and to whom.
 
+use super::record::Members;
 use ft_log::ids::Term;
 use std::fmt;
 
@@ -74,9 +76,10 @@ pub enum Message {
     Ready {
         nonce: u64,
     },
-    /// The arbiter has you in the set.
+    /// The arbiter has these hosts in the set, and output waits for all of them but me.
     InSync {
         term: Term,
+        in_sync: Members,
     },
     /// My gate is shut and stays shut. Take over.
     TakeOver {

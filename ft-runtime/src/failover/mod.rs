@@ -10,6 +10,7 @@
 
 pub mod action;
 pub mod arbiter;
+pub mod backups;
 pub mod book;
 pub mod config;
 pub mod event;

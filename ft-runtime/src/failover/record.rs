@@ -4,11 +4,39 @@
 //! never take effect any more.
 
 use ft_log::ids::Term;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::fmt;
 
-/// One of the two hosts of a pair; the same number in both configurations and at the arbiter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// So many hosts hold the state of one service at most: a primary and its backups.
+pub const MEMBERS_MAX: usize = 7;
+
+/// A host of a service; the same number in all configurations and at the arbiter. As text: hexadecimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct HostId(pub u64);
+
+impl HostId {
+    /// Of the host that configurations call so.
+    pub fn of_name(name: &str) -> Self {
+        let digest = Sha256::digest(name.as_bytes());
+        Self(u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")))
+    }
+}
+
+impl TryFrom<String> for HostId {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, String> {
+        u64::from_str_radix(&s, 16).map(Self).map_err(|_| format!("{s:?} is no host id"))
+    }
+}
+
+impl From<HostId> for String {
+    fn from(h: HostId) -> Self {
+        h.to_string()
+    }
+}
 
 impl fmt::Display for HostId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -41,30 +69,80 @@ pub enum Phase {
     Live,
 }
 
-/// The hosts that hold everything a client was ever told. One or two, never none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The hosts that hold everything a client was ever told: 1 to [`MEMBERS_MAX`].
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<HostId>", into = "Vec<HostId>")]
 pub struct Members {
-    first: HostId,
-    /// Greater than `first`.
-    second: Option<HostId>,
+    /// The first `count` ascend strictly; the others are zero.
+    ids: [HostId; MEMBERS_MAX],
+    count: u8,
+}
+
+/// Why a list of hosts is no set of members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MembersError {
+    #[error("a set of {0} hosts; 1 to {MEMBERS_MAX} are possible")]
+    Count(usize),
+    #[error("host {0} is named twice, or after one with a higher id")]
+    Order(HostId),
 }
 
 impl Members {
     pub const fn only(host: HostId) -> Self {
-        Self { first: host, second: None }
+        let mut ids = [HostId(0); MEMBERS_MAX];
+        ids[0] = host;
+        Self { ids, count: 1 }
     }
 
     pub fn both(a: HostId, b: HostId) -> Self {
-        assert!(a != b, "a pair has two different hosts");
-        Self { first: a.min(b), second: Some(a.max(b)) }
+        assert!(a != b, "two members are two different hosts");
+        Self::from_sorted(&[a.min(b), a.max(b)]).expect("two hosts in order")
+    }
+
+    /// As every representation has them: by ascending id, each once.
+    pub fn from_sorted(hosts: &[HostId]) -> Result<Self, MembersError> {
+        if hosts.is_empty() || hosts.len() > MEMBERS_MAX {
+            return Err(MembersError::Count(hosts.len()));
+        }
+        if let Some(pair) = hosts.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(MembersError::Order(pair[1]));
+        }
+        let mut ids = [HostId(0); MEMBERS_MAX];
+        ids[..hosts.len()].copy_from_slice(hosts);
+        Ok(Self { ids, count: hosts.len() as u8 })
+    }
+
+    pub fn as_slice(&self) -> &[HostId] {
+        &self.ids[..usize::from(self.count)]
     }
 
     pub fn contains(&self, host: HostId) -> bool {
-        self.first == host || self.second == Some(host)
+        self.as_slice().contains(&host)
     }
 
+    /// By ascending id.
     pub fn iter(&self) -> impl Iterator<Item = HostId> {
-        [Some(self.first), self.second].into_iter().flatten()
+        self.as_slice().iter().copied()
+    }
+}
+
+impl fmt::Debug for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+impl TryFrom<Vec<HostId>> for Members {
+    type Error = MembersError;
+
+    fn try_from(hosts: Vec<HostId>) -> Result<Self, MembersError> {
+        Self::from_sorted(&hosts)
+    }
+}
+
+impl From<Members> for Vec<HostId> {
+    fn from(m: Members) -> Self {
+        m.as_slice().to_vec()
     }
 }
 
@@ -104,8 +182,11 @@ pub fn compare_and_put(stands: Option<Record>, expect: Version, ruling: Ruling) 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use proptest::collection::btree_set;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
 
     #[test]
     fn a_put_that_expected_an_older_record_is_void() {
@@ -129,5 +210,56 @@ mod tests {
     #[test]
     fn members_do_not_depend_on_the_order_of_naming() {
         assert_eq!(Members::both(HostId(2), HostId(1)), Members::both(HostId(1), HostId(2)));
+    }
+
+    #[test]
+    fn what_is_no_set_is_refused_by_what_is_wrong_with_it() {
+        let of = |ids: &[u64]| Members::from_sorted(&ids.iter().copied().map(HostId).collect::<Vec<_>>());
+        assert_eq!(of(&[]), Err(MembersError::Count(0)));
+        assert_eq!(of(&[1, 2, 3, 4, 5, 6, 7, 8]), Err(MembersError::Count(MEMBERS_MAX + 1)));
+        assert_eq!(of(&[1, 3, 3]), Err(MembersError::Order(HostId(3))));
+        assert_eq!(of(&[3, 1]), Err(MembersError::Order(HostId(1))));
+        assert_eq!(of(&[0]), Ok(Members::only(HostId(0))));
+        assert_ne!(of(&[0]), of(&[0, 1]));
+    }
+
+    pub fn any_members() -> impl Strategy<Value = Members> {
+        btree_set(any::<u64>(), 1..=MEMBERS_MAX).prop_map(|ids| {
+            let hosts: Vec<_> = ids.into_iter().map(HostId).collect();
+            Members::from_sorted(&hosts).expect("a set in order")
+        })
+    }
+
+    /// Of all kinds that an arbiter may keep.
+    pub fn any_ruling() -> impl Strategy<Value = Ruling> {
+        (1..=u64::MAX, any_members(), any::<Index>(), any::<bool>()).prop_map(|(term, in_sync, owner, live)| Ruling {
+            term: Term(term),
+            owner: *owner.get(in_sync.as_slice()),
+            in_sync,
+            phase: if live { Phase::Live } else { Phase::Claim },
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn members_are_the_hosts_that_were_named(hosts in btree_set(0u64..9, 0..10)) {
+            let named: Vec<_> = hosts.iter().copied().map(HostId).collect();
+            match Members::from_sorted(&named) {
+                Ok(m) => {
+                    prop_assert_eq!(m.as_slice(), &named[..]);
+                    prop_assert!((0..9).all(|h| m.contains(HostId(h)) == hosts.contains(&h)));
+                    let text = serde_json::to_string(&m).unwrap();
+                    prop_assert_eq!(serde_json::from_str::<Members>(&text).unwrap(), m);
+                }
+                Err(e) => prop_assert_eq!(e, MembersError::Count(hosts.len())),
+            }
+        }
+
+        #[test]
+        fn an_owner_is_sound_where_the_set_has_it(ruling in any_ruling(), other in any::<u64>()) {
+            prop_assert!(ruling.is_sound());
+            let other = HostId(other);
+            prop_assert_eq!(Ruling { owner: other, ..ruling }.is_sound(), ruling.in_sync.contains(other));
+        }
     }
 }

@@ -194,7 +194,7 @@ impl Serving {
 
     fn paired(self, cx: &mut Context) -> State {
         let term = self.live.term();
-        cx.send(Message::InSync { term });
+        cx.send(Message::InSync { term, in_sync: Members::both(cx.config.me, cx.config.peer) });
         cx.report(Report::Protected { term });
         State::Primary(Self { mode: Mode::Paired, ..self })
     }

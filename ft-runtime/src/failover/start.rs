@@ -9,7 +9,7 @@ use super::config::ArbiterKind;
 use super::event::{Command, Event, Timer};
 use super::follow::{Claiming, Following, Source};
 use super::message::{Drop, Message, Preferred, Role};
-use super::record::Record;
+use super::record::{Members, Record};
 use super::refusal::Refusal;
 use super::state::{After, Context, State, Step};
 use ft_log::ids::Term;
@@ -108,8 +108,9 @@ impl Starting {
             // A new service; or an arbiter that lost its state, or a share that isn't mounted. The other host knows.
             (ArbiterKind::Votes, Seen::Absent) => start_if(peer_stateless && first),
             (ArbiterKind::Votes, Seen::Record(r)) => {
-                let alone = !r.ruling.in_sync.contains(cx.config.peer);
-                start_if(r.ruling.owner == me && (peer_stateless || self.waited && alone))
+                let may_hold_state = |h| h != me && !(h == cx.config.peer && peer_stateless);
+                let nobody_else = !r.ruling.in_sync.iter().any(may_hold_state);
+                start_if(r.ruling.owner == me && nobody_else && (peer_stateless || self.waited))
             }
         }
     }
@@ -177,7 +178,7 @@ impl Step for Joining {
     fn hear(self, cx: &mut Context, heard: &Heard) -> State {
         match heard.record() {
             // The state was here and nowhere else, and is gone.
-            Some(r) if !r.ruling.in_sync.contains(cx.config.peer) => Starting::again(cx),
+            Some(r) if r.ruling.in_sync == Members::only(cx.config.me) => Starting::again(cx),
             _ => State::Joining(self),
         }
     }

@@ -15,6 +15,7 @@ pub use tree::{Part, StateDir, TreeProgress};
 
 use super::PROTOCOL_VERSION;
 use super::text::{self, Parts};
+use crate::failover::HostId;
 use crate::guest::EMBEDDED_SHIM;
 use crate::logfile::{OsText, hex};
 use crate::record::sha256;
@@ -62,6 +63,8 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> HelloError {
 /// What a hello is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
+    /// Whose hello it is.
+    pub host: HostId,
     /// Absolute.
     pub program: &'a Path,
     pub argv: &'a [OsString],
@@ -124,6 +127,8 @@ pub struct Limit(pub u64, pub u64);
 pub struct Hello {
     pub ft_version: String,
     pub protocol: u32,
+    /// Who says it, and whose word all is that comes over this link. Each host has its own: see [`host_difference`].
+    pub host: HostId,
     pub shim_sha256: String,
     pub program: FileDigest,
     /// Interpreters and libraries that are loaded at the start, in the loader's order. A static program has none.
@@ -160,6 +165,7 @@ impl Hello {
         Ok(Self {
             ft_version: env!("CARGO_PKG_VERSION").into(),
             protocol: PROTOCOL_VERSION,
+            host: s.host,
             shim_sha256: digest(EMBEDDED_SHIM),
             program: FileDigest::of(s.program)?,
             libraries: libraries.iter().map(|p| FileDigest::of(p)).collect::<Result<_, _>>()?,
@@ -285,6 +291,7 @@ fn limits(process: Option<Pid>) -> io::Result<BTreeMap<String, Limit>> {
 pub enum Item {
     FtVersion,
     Protocol,
+    Host,
     Shim,
     Program,
     Library(String),
@@ -316,6 +323,7 @@ impl fmt::Display for Item {
         match self {
             Self::FtVersion => f.write_str("version of ft"),
             Self::Protocol => f.write_str("version of the link's protocol"),
+            Self::Host => f.write_str("host at the other end"),
             Self::Shim => f.write_str("build of ft's shim"),
             Self::Program => f.write_str("program"),
             Self::Library(name) => write!(f, "library {name}"),
@@ -470,6 +478,16 @@ pub fn differences(ours: &Hello, theirs: &Hello) -> Vec<Difference> {
         "copy the service's configuration from one host to the other",
     );
     f.0
+}
+
+/// Whether the host that speaks is the one that the link is configured to.
+pub fn host_difference(configured: HostId, theirs: HostId) -> Option<Difference> {
+    (configured != theirs).then(|| Difference {
+        item: Item::Host,
+        ours: format!("id {configured} by `peer.name`"),
+        theirs: format!("id {theirs} by `host.name`"),
+        advice: "let each host's configuration name the other one as that names itself",
+    })
 }
 
 /// Clocks may differ by so much. The service's time of day moves by it at a takeover.

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 use tls::TlsError;
 
 /// Grows with every change of what is said on the link. A peer of another version is refused.
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
 /// From the start until both know that they speak the same.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// The kernel gives up when for so long nothing that we sent was acknowledged, or the peer's window stayed closed.

@@ -63,7 +63,7 @@ impl Pair {
     fn say(&mut self, m: &Message) {
         let mut head = [0; HEAD_BYTES];
         let mut w = Writer::new(&mut head);
-        message::encode_role(m, &mut w);
+        message::encode_role(self.settings.me, m, &mut w);
         let n = w.len();
         self.out.borrow_mut().send(kind::ROLE, &head[..n], &[]);
     }
@@ -72,7 +72,7 @@ impl Pair {
         let mut out = self.out.borrow_mut();
         match o {
             Output::Held => out.set_rule(Rule::Held),
-            Output::WhenPeerHas(_) => out.set_rule(Rule::Backup),
+            Output::WhenPeerHas(_) => out.set_rule(Rule::Backups),
             Output::Alone(_) => {
                 if out.forget_backup() {
                     // It would have to be given the state anew.
@@ -122,7 +122,7 @@ impl Pair {
             }
             Role::Following(backup) => {
                 let clock = self.clock.map_or(0, |c| c.now_ns(now));
-                let mut new = Outgoing::new(self.out.borrow_mut().link.take(), false, self.received);
+                let mut new = Outgoing::new(self.out.borrow_mut().link.take(), self.settings.peer_id, self.received);
                 new.set_rule(self.out.borrow().rule());
                 self.out = Rc::new(RefCell::new(new));
                 let mut primary = backup.go_live(core, Box::new(PairLog(self.out.clone())), clock)?;

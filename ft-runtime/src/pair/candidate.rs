@@ -11,7 +11,7 @@ use super::status::{SeedProgress, Shown, StatusBoard};
 use super::{SILENCES_MAX, news};
 use crate::config::Config;
 use crate::failover::event::LinkEnd;
-use crate::failover::{Action, Event, Kind};
+use crate::failover::{Action, Event, HostId, Kind};
 use crate::guest::{Adoptee, Guest};
 use crate::link::Link;
 use crate::start::Error;
@@ -33,6 +33,8 @@ pub enum Part {
 /// A host that has nothing yet and waits for its part.
 pub struct Candidate<'a> {
     config: &'a Config,
+    me: HostId,
+    peer: HostId,
     adoptee: Option<Adoptee>,
     ends: &'a Ends,
     board: &'a StatusBoard,
@@ -67,6 +69,8 @@ impl<'a> Candidate<'a> {
         let now = Instant::now();
         Self {
             config,
+            me: HostId::of_name(&config.host.name),
+            peer: HostId::of_name(&config.peer.name),
             adoptee,
             ends,
             board,
@@ -160,21 +164,24 @@ impl<'a> Candidate<'a> {
         let heard = link.on_ready().and_then(|()| {
             link.recv(&mut |k, body| {
                 self.heard_at = Instant::now();
-                match (k, message::decode_role(body)) {
-                    (kind::ROLE, Ok(m)) => self.decider.tell(Event::Peer(m)),
-                    (kind::HEARTBEAT, _) => {}
-                    (kind::START, _) => match serde_json::from_slice(body) {
+                match k {
+                    kind::ROLE => match message::decode_role(body, self.peer) {
+                        Ok(m) => self.decider.tell(Event::Peer(m)),
+                        Err(e) => wrong = Some(format!("the other host said of its role: {e}")),
+                    },
+                    kind::HEARTBEAT => {}
+                    kind::START => match serde_json::from_slice(body) {
                         Ok(s) => start = Some(s),
                         Err(e) => wrong = Some(format!("the primary's start message can't be read: {e}")),
                     },
-                    (kind::BYE, _) => {
+                    kind::BYE => {
                         let text = String::from_utf8_lossy(body);
                         match self.decider.kind() {
                             Kind::Joining => given_up = Some(format!("it says goodbye: {text}")),
                             _ => wrong = Some(format!("the other host refuses: {text}")),
                         }
                     }
-                    (kind::SEED, _) => {
+                    kind::SEED => {
                         self.board.event("the service's state comes");
                         let dirs = &self.config.service.state_dirs;
                         match Receiving::begin(body, dirs, self.adoptee.take()) {
@@ -182,7 +189,7 @@ impl<'a> Candidate<'a> {
                             Err(e) => given_up = Some(e.to_string()),
                         }
                     }
-                    (kind::GUARD, _) => self.guard = Some(body.to_vec()),
+                    kind::GUARD => self.guard = Some(body.to_vec()),
                     _ => match &mut self.receiving {
                         Some(r) => given_up = r.take(k, body).err(),
                         None => wrong = Some(format!("the other host sent message {k} before its guest was started")),
@@ -235,7 +242,7 @@ impl<'a> Candidate<'a> {
         let Some(link) = &mut self.link else { return };
         self.heartbeats += 1;
         let h = Heartbeat { seq: self.heartbeats, echo: 0, would_serve: false };
-        send(link, kind::HEARTBEAT, |w| h.encode(w));
+        send(link, kind::HEARTBEAT, |w| h.encode(self.me, w));
         if let Some(r) = &mut self.receiving {
             let (bytes, total, elapsed) = r.progress(now);
             self.board.set_seed(Some(SeedProgress::new(bytes, total, elapsed)));
@@ -285,7 +292,7 @@ impl<'a> Candidate<'a> {
                     Some(Action::StartGuest) => starts = true,
                     Some(Action::Send(m)) => {
                         if let Some(link) = &mut self.link {
-                            send(link, kind::ROLE, |w| message::encode_role(&m, w));
+                            send(link, kind::ROLE, |w| message::encode_role(self.me, &m, w));
                         }
                     }
                     Some(Action::Report(r)) => {

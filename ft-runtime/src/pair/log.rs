@@ -3,6 +3,8 @@
 use super::message::{self, HEAD_BYTES, kind};
 use crate::engine::feed::Source;
 use crate::engine::log::Log;
+use crate::failover::HostId;
+use crate::failover::backups::Backups;
 use crate::link::Link;
 use crate::logfile::{End, LogFileError};
 use ft_log::codec::Writer;
@@ -20,8 +22,8 @@ use std::time::Instant;
 pub enum Rule {
     /// Nothing more leaves than what was let go before.
     Held,
-    /// The backup's engine.
-    Backup,
+    /// The engine of each backup in sync.
+    Backups,
     /// Nobody: this host is the only one in the set, and the arbiter knows.
     Alone,
 }
@@ -39,9 +41,11 @@ pub struct InputMark {
 /// The primary's end of the log.
 pub struct Outgoing {
     pub link: Option<Link>,
-    /// The peer follows this log: entries are sent.
-    pub is_followed: bool,
-    pub progress: Progress,
+    peer: HostId,
+    /// Who follows this log: entries are sent.
+    backups: Backups,
+    /// How long it is, and how far of it every backup in sync has.
+    progress: Progress,
     rule: Rule,
     had_backup: bool,
     /// What some rule has let go: no later one takes it back.
@@ -55,13 +59,15 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// A log whose first entry comes after `start`; nothing leaves yet.
-    pub fn new(link: Option<Link>, is_followed: bool, start: LogIndex) -> Self {
+    /// A log whose first entry comes after `start`, of which `link` would be with `peer`; nobody follows it, and nothing
+    /// leaves yet.
+    pub fn new(link: Option<Link>, peer: HostId, start: LogIndex) -> Self {
         let mut progress = Progress::new();
         progress.begin_at(start);
         Self {
             link,
-            is_followed,
+            peer,
+            backups: Backups::default(),
             progress,
             rule: Rule::Held,
             had_backup: false,
@@ -75,8 +81,47 @@ impl Outgoing {
 
     pub fn set_rule(&mut self, rule: Rule) {
         self.released = self.committed();
-        self.had_backup |= rule == Rule::Backup;
+        if rule == Rule::Backups {
+            self.had_backup = true;
+            self.backups.wait_for(self.peer);
+            self.commit();
+        }
         self.rule = rule;
+    }
+
+    fn commit(&mut self) {
+        if let Some(upto) = self.backups.committed() {
+            assert!(self.progress.commit(upto), "no backup holds what was never appended");
+        }
+    }
+
+    /// The word of `by` that it holds the log up to `upto`. `false`: it was never given so much. That of a host which is
+    /// given nothing any more is about another log.
+    #[must_use]
+    pub fn acknowledge(&mut self, by: HostId, upto: LogIndex) -> bool {
+        if !self.backups.is_given(by) {
+            return true;
+        }
+        if upto > self.progress.appended() {
+            return false;
+        }
+        self.backups.acknowledge(by, upto);
+        self.commit();
+        true
+    }
+
+    pub fn appended(&self) -> LogIndex {
+        self.progress.appended()
+    }
+
+    /// What all hosts have that follow this log; without any: what those had that output waited for.
+    pub fn acknowledged(&self) -> LogIndex {
+        self.backups.held_by_all().unwrap_or(self.progress.committed())
+    }
+
+    /// The peer follows this log.
+    pub fn is_followed(&self) -> bool {
+        self.backups.is_given(self.peer)
     }
 
     /// Whether output has waited for a backup since this was asked last.
@@ -86,12 +131,12 @@ impl Outgoing {
 
     /// The peer is given all of it from here on.
     pub fn begin_following(&mut self) {
-        self.is_followed = true;
+        self.backups.begin(self.peer);
     }
 
     /// The peer is given no more of it.
     pub fn end_following(&mut self) {
-        self.is_followed = false;
+        self.backups.end(self.peer);
         self.stamps.clear();
     }
 
@@ -106,7 +151,7 @@ impl Outgoing {
     }
 
     fn send_entry(&mut self, kind: u8, head: &[u8], payload: &[u8]) {
-        if self.is_followed {
+        if self.is_followed() {
             self.send(kind, head, payload);
         }
     }
@@ -115,7 +160,7 @@ impl Outgoing {
     pub fn committed(&self) -> LogIndex {
         match self.rule {
             Rule::Held => self.released,
-            Rule::Backup => self.progress.committed().max(self.released),
+            Rule::Backups => self.progress.committed().max(self.released),
             Rule::Alone => self.progress.appended(),
         }
     }
@@ -131,16 +176,16 @@ impl Outgoing {
         let index = self.progress.append();
         // One stamp in a while is enough to know how old the oldest is.
         const STAMP_EVERY: u64 = 64;
-        if self.is_followed && (self.stamps.is_empty() || index.0.is_multiple_of(STAMP_EVERY)) {
+        if self.is_followed() && (self.stamps.is_empty() || index.0.is_multiple_of(STAMP_EVERY)) {
             self.stamps.push_back((index, Instant::now()));
         }
         index
     }
 
-    /// The oldest entry that the backup doesn't have, and since when.
+    /// Since when there is the oldest entry that a backup doesn't have.
     pub fn lag_since(&mut self) -> Option<Instant> {
-        let committed = self.progress.committed();
-        while self.stamps.front().is_some_and(|(i, _)| *i <= committed) {
+        let acknowledged = self.acknowledged();
+        while self.stamps.front().is_some_and(|(i, _)| *i <= acknowledged) {
             self.stamps.pop_front();
         }
         self.stamps.front().map(|(_, at)| *at)
@@ -249,5 +294,70 @@ pub struct LinkSource(pub Rc<RefCell<Lanes>>);
 impl Source for LinkSource {
     fn next(&mut self, domain: DomainId) -> Result<Option<Vec<u8>>, LogFileError> {
         Ok(self.0.borrow_mut().lanes[usize::from(domain.0)].pop_front())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: HostId = HostId(9);
+
+    fn log() -> Outgoing {
+        Outgoing::new(None, PEER, LogIndex(0))
+    }
+
+    fn append(out: &mut Outgoing, entries: usize) {
+        (0..entries).for_each(|_| {
+            out.append_birth(b"x");
+        });
+    }
+
+    #[test]
+    fn output_waits_for_the_backup_until_this_host_is_alone() {
+        let mut out = log();
+        out.begin_following();
+        append(&mut out, 5);
+        assert!(out.acknowledge(PEER, LogIndex(3)));
+        assert_eq!((out.committed(), out.acknowledged()), (LogIndex(0), LogIndex(3)), "held");
+        out.set_rule(Rule::Backups);
+        assert_eq!(out.committed(), LogIndex(3));
+        assert!(!out.acknowledge(PEER, LogIndex(6)), "of another log");
+        assert!(out.acknowledge(HostId(1), LogIndex(5)), "of nobody who follows");
+        assert_eq!(out.committed(), LogIndex(3));
+        // The link is gone: what was let go stays so, and nothing more is.
+        out.end_following();
+        append(&mut out, 1);
+        assert!(out.acknowledge(PEER, LogIndex(6)));
+        assert_eq!(out.committed(), LogIndex(3));
+        out.set_rule(Rule::Held);
+        assert_eq!(out.committed(), LogIndex(3));
+        out.set_rule(Rule::Alone);
+        assert_eq!(out.committed(), LogIndex(6));
+    }
+
+    #[test]
+    fn what_was_let_go_alone_is_not_held_by_a_new_backup() {
+        let mut out = log();
+        out.set_rule(Rule::Alone);
+        append(&mut out, 4);
+        out.begin_following();
+        assert!(out.acknowledge(PEER, LogIndex(2)));
+        append(&mut out, 2);
+        assert_eq!(out.committed(), LogIndex(6), "nothing waits for one that is being given the state");
+        out.set_rule(Rule::Backups);
+        append(&mut out, 2);
+        assert_eq!(out.committed(), LogIndex(6));
+        assert!(out.acknowledge(PEER, LogIndex(7)));
+        assert_eq!(out.committed(), LogIndex(7));
+    }
+
+    #[test]
+    fn without_a_backup_nothing_leaves_by_acknowledgement() {
+        let mut out = log();
+        out.set_rule(Rule::Backups);
+        append(&mut out, 2);
+        assert!(out.acknowledge(PEER, LogIndex(2)));
+        assert_eq!(out.committed(), LogIndex(0));
     }
 }

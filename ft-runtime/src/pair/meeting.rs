@@ -3,8 +3,8 @@
 
 use super::message::{self, kind};
 use crate::config::{Config, Start};
-use crate::failover;
-use crate::link::hello::{Hello, HelloReader, Item, Subject, clock_difference, differences};
+use crate::failover::{self, HostId};
+use crate::link::hello::{Hello, HelloReader, Item, Subject, clock_difference, differences, host_difference};
 use crate::link::{Keys, Link, LinkError, Listener, PrivateKey, PublicKey};
 use crate::start::{Error, Surroundings, io_error};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -82,10 +82,11 @@ pub fn say<T: Serialize>(link: &mut Link, kind: u8, what: &T) -> Result<(), Erro
     Ok(link.flush()?)
 }
 
-/// The next message, which must be of that kind; `roles` gets what is said of roles before it.
+/// The next message of `peer`, which must be of that kind; `roles` gets what is said of roles before it.
 pub fn hear(
     link: &mut Link,
     wanted: u8,
+    peer: HostId,
     ends: &Ends,
     roles: &mut dyn FnMut(failover::Message),
 ) -> Result<Vec<u8>, Error> {
@@ -99,7 +100,7 @@ pub fn hear(
         match got {
             Some((k, b)) if k == wanted => return Ok(b),
             Some((kind::ROLE, b)) => {
-                roles(message::decode_role(&b).map_err(|e| Error::Refused(format!("the other host said of its role: {e}")))?);
+                roles(message::decode_role(&b, peer).map_err(|e| Error::Refused(format!("the other host said of its role: {e}")))?);
             }
             Some((kind::BYE, b)) => {
                 return Err(Error::Refused(format!("the other host refuses: {}", String::from_utf8_lossy(&b))));
@@ -136,6 +137,7 @@ pub struct Met {
 pub struct Meeting {
     keys: Keys,
     peer: SocketAddr,
+    peer_id: HostId,
     pub peer_name: String,
     hello: Hello,
     /// Of the one that listens: one connection, whoever was first.
@@ -152,6 +154,7 @@ impl Meeting {
         names.sort();
         let both = format!("{:?}", (names, &c.service, c.limits.silence_ms_max, c.arbiter.shared(), c.monitor.divergence));
         let hello = Hello::here(&Subject {
+            host: HostId::of_name(&c.host.name),
             program: &s.program,
             argv: &s.argv,
             env: &s.env,
@@ -167,6 +170,7 @@ impl Meeting {
         Ok(Self {
             keys: Keys::new(&own, peer)?,
             peer: c.peer.address,
+            peer_id: HostId::of_name(&c.peer.name),
             peer_name: c.peer.name.clone(),
             hello,
             listener: (c.host.start == Start::Primary).then(|| Listener::bind(c.link.listen)).transpose()?,
@@ -221,19 +225,20 @@ impl Meeting {
     /// differs, and how.
     fn compare(&mut self, link: &mut Link, ends: &Ends) -> Result<Option<String>, Error> {
         let mut ours = self.hello.clone();
-        let mut theirs = exchange(link, &ours, ends)?;
+        let mut theirs = exchange(link, &ours, self.peer_id, ends)?;
         if !ours.serves && !theirs.serves {
             ours.read_state(&mut |_| ControlFlow::Continue(()))?;
-            theirs = exchange(link, &ours, ends)?;
+            theirs = exchange(link, &ours, self.peer_id, ends)?;
         }
         let mut found = differences(&ours, &theirs);
+        found.extend(host_difference(self.peer_id, theirs.host));
         if ours.kernel_release != theirs.kernel_release && found.is_empty() {
             let [here, there] = [&ours, &theirs].map(|h| h.kernel_release.clone());
             tracing::warn!("kernel {here} here, {there} on {}: let it be for an update of both only", self.peer_name);
         }
         // Both are here now and have nothing else to do: what passes from one to the other is on its way only.
         say(link, kind::CLOCK, &SystemTime::now())?;
-        let clock = hear(link, kind::CLOCK, ends, &mut |_| {})?;
+        let clock = hear(link, kind::CLOCK, self.peer_id, ends, &mut |_| {})?;
         let clock = serde_json::from_slice(&clock).map_err(|e| Error::Refused(format!("the other host's clock: {e}")))?;
         found.extend(clock_difference(SystemTime::now(), clock));
         if found.is_empty() {
@@ -249,14 +254,14 @@ impl Meeting {
     }
 }
 
-fn exchange(link: &mut Link, ours: &Hello, ends: &Ends) -> Result<Hello, Error> {
+fn exchange(link: &mut Link, ours: &Hello, peer: HostId, ends: &Ends) -> Result<Hello, Error> {
     for frame in ours.to_frames() {
         link.send(kind::HELLO, &[], &frame);
     }
     link.flush()?;
     let mut reader = HelloReader::default();
     loop {
-        if let Some(h) = reader.push(&hear(link, kind::HELLO, ends, &mut |_| {})?)? {
+        if let Some(h) = reader.push(&hear(link, kind::HELLO, peer, ends, &mut |_| {})?)? {
             return Ok(h);
         }
     }

@@ -1,8 +1,12 @@
-//! What the engines of a pair say to each other over the link. Entries and births are numbered by their order;
+//! What the engines of a service say to each other over the link. Entries and births are numbered by their order;
 //! everything else is not of the log.
+//!
+//! What decides who serves, and what may leave, names the host that says it: ROLE, HEARTBEAT, ACK. Its decoders demand the
+//! host that the link is with.
 
 use crate::failover::Message;
 use crate::failover::message::{Drop, Hello, Kept, Preferred, Role, Stance, Yield};
+use crate::failover::record::{HostId, Members, MembersError};
 use ft_log::codec::{DecodeError, Reader, Writer};
 use ft_log::ids::{ConnId, DomainId, LogIndex, Term};
 
@@ -14,7 +18,7 @@ pub mod kind {
     pub const BIRTH: u8 = 2;
     /// The primary's kernel is done with a connection.
     pub const GONE: u8 = 3;
-    /// The backup's engine holds the log up to here.
+    /// The sender's engine holds the log up to here.
     pub const ACK: u8 = 4;
     pub const HEARTBEAT: u8 = 5;
     /// JSON: what a host is, before anything runs.
@@ -52,7 +56,23 @@ pub mod kind {
 }
 
 /// Room for the head of any message here.
-pub const HEAD_BYTES: usize = 64;
+pub const HEAD_BYTES: usize = 96;
+
+/// Why a message can't be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    #[error(transparent)]
+    Codec(#[from] DecodeError),
+    #[error(transparent)]
+    Members(#[from] MembersError),
+    #[error("it names host {named}, and this link is with host {peer}")]
+    Sender { named: HostId, peer: HostId },
+}
+
+fn sender(r: &mut Reader, peer: HostId) -> Result<(), MessageError> {
+    let named = HostId(r.fixed64()?);
+    if named == peer { Ok(()) } else { Err(MessageError::Sender { named, peer }) }
+}
 
 /// The sender's engine runs; from both sides, many times a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,19 +86,21 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    pub fn encode(&self, w: &mut Writer) {
+    pub fn encode(&self, by: HostId, w: &mut Writer) {
+        w.fixed64(by.0);
         w.uint(self.seq);
         w.uint(self.echo);
         w.u8(self.would_serve.into());
     }
 
-    pub fn decode(b: &[u8]) -> Result<Self, DecodeError> {
+    pub fn decode(b: &[u8], peer: HostId) -> Result<Self, MessageError> {
         let mut r = Reader::new(b);
+        sender(&mut r, peer)?;
         let (seq, echo) = (r.uint()?, r.uint()?);
         let would_serve = match r.u8()? {
             0 => false,
             1 => true,
-            n => return Err(DecodeError::Unknown(n)),
+            n => return Err(DecodeError::Unknown(n).into()),
         };
         let h = Self { seq, echo, would_serve };
         r.end()?;
@@ -97,11 +119,25 @@ pub fn decode_entry(b: &[u8]) -> Result<(DomainId, &[u8]), DecodeError> {
     Ok((d, r.rest()))
 }
 
-pub fn decode_index(b: &[u8]) -> Result<LogIndex, DecodeError> {
+/// `by` holds the log up to `upto`.
+pub fn encode_ack(by: HostId, upto: LogIndex, w: &mut Writer) {
+    w.fixed64(by.0);
+    w.uint(upto.0);
+}
+
+pub fn decode_ack(b: &[u8], peer: HostId) -> Result<LogIndex, MessageError> {
     let mut r = Reader::new(b);
-    let i = LogIndex(r.uint()?);
+    sender(&mut r, peer)?;
+    let upto = LogIndex(r.uint()?);
     r.end()?;
-    Ok(i)
+    Ok(upto)
+}
+
+pub fn decode_number(b: &[u8]) -> Result<u64, DecodeError> {
+    let mut r = Reader::new(b);
+    let n = r.uint()?;
+    r.end()?;
+    Ok(n)
 }
 
 pub fn decode_conn(b: &[u8]) -> Result<ConnId, DecodeError> {
@@ -113,8 +149,9 @@ pub fn decode_conn(b: &[u8]) -> Result<ConnId, DecodeError> {
 
 const NOTHING: [u64; 2] = [0; 2];
 
-/// A tag and two numbers, whatever the message.
-pub fn encode_role(m: &Message, w: &mut Writer) {
+/// Who says it, a tag and two numbers, whatever the message; one that tells of the set of members ends with it.
+pub fn encode_role(by: HostId, m: &Message, w: &mut Writer) {
+    w.fixed64(by.0);
     let (tag, numbers) = match *m {
         Message::Hello(Hello { role, term }) => {
             let role = match role {
@@ -135,7 +172,7 @@ pub fn encode_role(m: &Message, w: &mut Writer) {
         Message::Pong { nonce } => (2, [nonce, 0]),
         Message::Adding { term, nonce } => (3, [term.0, nonce]),
         Message::Ready { nonce } => (4, [nonce, 0]),
-        Message::InSync { term } => (5, [term.0, 0]),
+        Message::InSync { term, .. } => (5, [term.0, 0]),
         Message::TakeOver { term, why } => {
             let why = match why {
                 Yield::GuestDied => 0,
@@ -162,6 +199,20 @@ pub fn encode_role(m: &Message, w: &mut Writer) {
     };
     w.u8(tag);
     numbers.into_iter().for_each(|n| w.uint(n));
+    if let Message::InSync { in_sync, .. } = m {
+        encode_members(in_sync, w);
+    }
+}
+
+fn encode_members(m: &Members, w: &mut Writer) {
+    w.u8(m.as_slice().len() as u8);
+    m.iter().for_each(|h| w.fixed64(h.0));
+}
+
+fn decode_members(r: &mut Reader) -> Result<Members, MessageError> {
+    let count = r.u8()?;
+    let hosts = (0..count).map(|_| r.fixed64().map(HostId)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Members::from_sorted(&hosts)?)
 }
 
 fn drop_code(d: Drop) -> u64 {
@@ -187,16 +238,12 @@ fn unknown(n: u64) -> DecodeError {
     DecodeError::Unknown(u8::try_from(n).unwrap_or(u8::MAX))
 }
 
-pub fn decode_role(b: &[u8]) -> Result<Message, DecodeError> {
+pub fn decode_role(b: &[u8], peer: HostId) -> Result<Message, MessageError> {
     let mut r = Reader::new(b);
+    sender(&mut r, peer)?;
     let tag = r.u8()?;
-    let mut numbers = NOTHING;
-    for n in &mut numbers {
-        *n = r.uint()?;
-    }
-    r.end()?;
-    let [first, second] = numbers;
-    Ok(match tag {
+    let (first, second) = (r.uint()?, r.uint()?);
+    let message = match tag {
         0 => {
             let role = match first {
                 0 => Role::Empty { prefers: Preferred::Primary },
@@ -209,7 +256,7 @@ pub fn decode_role(b: &[u8]) -> Result<Message, DecodeError> {
                 7 => Role::Yielding,
                 8 => Role::Failed,
                 9 => Role::Primary(Stance::Paused),
-                n => return Err(unknown(n)),
+                n => return Err(unknown(n).into()),
             };
             Message::Hello(Hello { role, term: Term(second) })
         }
@@ -217,7 +264,7 @@ pub fn decode_role(b: &[u8]) -> Result<Message, DecodeError> {
         2 => Message::Pong { nonce: first },
         3 => Message::Adding { term: Term(first), nonce: second },
         4 => Message::Ready { nonce: first },
-        5 => Message::InSync { term: Term(first) },
+        5 => Message::InSync { term: Term(first), in_sync: decode_members(&mut r)? },
         6 => {
             let why = match second {
                 0 => Yield::GuestDied,
@@ -226,7 +273,7 @@ pub fn decode_role(b: &[u8]) -> Result<Message, DecodeError> {
                 3 => Yield::Shutdown,
                 4 => Yield::Switchover,
                 5 => Yield::DiskFailed,
-                n => return Err(unknown(n)),
+                n => return Err(unknown(n).into()),
             };
             Message::TakeOver { term: Term(first), why }
         }
@@ -239,71 +286,129 @@ pub fn decode_role(b: &[u8]) -> Result<Message, DecodeError> {
                 0 => Kept::NoArbiter,
                 1 => Kept::ArbiterSilent,
                 2 => Kept::Busy,
-                n => return Err(unknown(n)),
+                n => return Err(unknown(n).into()),
             };
             Message::Kept { why }
         }
-        n => return Err(unknown(n.into())),
-    })
+        n => return Err(unknown(n.into()).into()),
+    };
+    r.end()?;
+    Ok(message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failover::record::MEMBERS_MAX;
+    use crate::failover::record::tests::any_members;
+    use proptest::prelude::*;
 
-    #[test]
-    fn what_is_said_of_roles_comes_back_and_nothing_else_does() {
-        let hello = |role| Message::Hello(Hello { role, term: Term(9) });
-        let mut all = vec![
-            hello(Role::Empty { prefers: Preferred::Primary }),
-            hello(Role::Empty { prefers: Preferred::Backup }),
-            hello(Role::Joining),
-            hello(Role::Backup),
-            hello(Role::Taking),
-            hello(Role::Primary(Stance::Waits)),
-            hello(Role::Primary(Stance::Alone)),
-            hello(Role::Primary(Stance::Paused)),
-            hello(Role::Yielding),
-            hello(Role::Failed),
-            Message::Ping { nonce: 1 },
-            Message::Pong { nonce: 1 << 50 },
-            Message::Adding { term: Term(3), nonce: 4 },
-            Message::Ready { nonce: 4 },
-            Message::InSync { term: Term(5) },
-            Message::CannotTakeOver { term: Term(6) },
-            Message::Detach,
+    const PEER: HostId = HostId(u64::MAX - 1);
+
+    fn encoded(encode: impl Fn(&mut Writer)) -> Vec<u8> {
+        let mut b = [0; HEAD_BYTES];
+        let mut w = Writer::new(&mut b);
+        encode(&mut w);
+        let n = w.len();
+        b[..n].to_vec()
+    }
+
+    /// Only whole, with nothing behind, and only from the host that the link is with.
+    fn comes_back<T: PartialEq + std::fmt::Debug>(
+        value: T,
+        bytes: &[u8],
+        decode: impl Fn(&[u8], HostId) -> Result<T, MessageError>,
+    ) {
+        assert_eq!(decode(bytes, PEER), Ok(value));
+        for cut in 0..bytes.len() {
+            assert!(decode(&bytes[..cut], PEER).is_err());
+        }
+        assert_eq!(decode(&[bytes, &[0]].concat(), PEER), Err(DecodeError::Trailing(1).into()));
+        let other = HostId(7);
+        assert_eq!(decode(bytes, other), Err(MessageError::Sender { named: PEER, peer: other }));
+    }
+
+    fn any_message() -> impl Strategy<Value = Message> {
+        let roles = vec![
+            Role::Empty { prefers: Preferred::Primary },
+            Role::Empty { prefers: Preferred::Backup },
+            Role::Joining,
+            Role::Backup,
+            Role::Taking,
+            Role::Primary(Stance::Waits),
+            Role::Primary(Stance::Alone),
+            Role::Primary(Stance::Paused),
+            Role::Yielding,
+            Role::Failed,
         ];
-        let yields = [Yield::GuestDied, Yield::Diverged, Yield::ServiceNetLost, Yield::Shutdown, Yield::Switchover];
-        all.extend(yields.map(|why| Message::TakeOver { term: Term(2), why }));
-        all.extend([Kept::NoArbiter, Kept::ArbiterSilent, Kept::Busy].map(|why| Message::Kept { why }));
-        for why in [Drop::GuestDied, Drop::Diverged, Drop::Shutdown, Drop::Detached] {
-            all.extend([Message::DropOut { why }, Message::Dismissed { why }]);
+        let yields = vec![Yield::GuestDied, Yield::Diverged, Yield::ServiceNetLost, Yield::Shutdown, Yield::Switchover];
+        let drops = vec![Drop::GuestDied, Drop::Diverged, Drop::Shutdown, Drop::Detached];
+        let kept = vec![Kept::NoArbiter, Kept::ArbiterSilent, Kept::Busy];
+        let term = || any::<u64>().prop_map(Term);
+        let nonce = any::<u64>;
+        let select = prop::sample::select::<Drop>;
+        prop_oneof![
+            (prop::sample::select(roles), term()).prop_map(|(role, term)| Message::Hello(Hello { role, term })),
+            nonce().prop_map(|nonce| Message::Ping { nonce }),
+            nonce().prop_map(|nonce| Message::Pong { nonce }),
+            (term(), nonce()).prop_map(|(term, nonce)| Message::Adding { term, nonce }),
+            nonce().prop_map(|nonce| Message::Ready { nonce }),
+            (term(), any_members()).prop_map(|(term, in_sync)| Message::InSync { term, in_sync }),
+            (term(), prop::sample::select(yields)).prop_map(|(term, why)| Message::TakeOver { term, why }),
+            term().prop_map(|term| Message::CannotTakeOver { term }),
+            select(drops.clone()).prop_map(|why| Message::DropOut { why }),
+            select(drops).prop_map(|why| Message::Dismissed { why }),
+            Just(Message::Detach),
+            prop::sample::select(kept).prop_map(|why| Message::Kept { why }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_said_of_roles_comes_back_and_nothing_else_does(m in any_message()) {
+            comes_back(m, &encoded(|w| encode_role(PEER, &m, w)), decode_role);
         }
-        for m in all {
-            let mut b = [0; HEAD_BYTES];
-            let mut w = Writer::new(&mut b);
-            encode_role(&m, &mut w);
-            let n = w.len();
-            assert_eq!(decode_role(&b[..n]), Ok(m));
-            assert!(decode_role(&b[..n - 1]).is_err());
-            assert!(decode_role(&b[..=n]).is_err());
+
+        #[test]
+        fn heartbeats_come_back_and_nothing_else_does(seq in any::<u64>(), echo in any::<u64>(), would_serve in any::<bool>()) {
+            let h = Heartbeat { seq, echo, would_serve };
+            comes_back(h, &encoded(|w| h.encode(PEER, w)), Heartbeat::decode);
         }
-        for wrong in [[12, 0, 0], [0, 10, 0], [6, 0, 5], [8, 4, 0], [11, 3, 0]] {
-            assert!(decode_role(&wrong).is_err(), "{wrong:?}");
+
+        #[test]
+        fn acknowledgements_come_back_and_nothing_else_does(upto in any::<u64>()) {
+            comes_back(LogIndex(upto), &encoded(|w| encode_ack(PEER, LogIndex(upto), w)), decode_ack);
+        }
+
+        #[test]
+        fn bytes_of_all_kinds_are_no_panic(bytes in prop::collection::vec(0u8..14, 0..90)) {
+            let bytes = [&PEER.0.to_le_bytes()[..], &bytes].concat();
+            let _ = (decode_role(&bytes, PEER), Heartbeat::decode(&bytes, PEER), decode_ack(&bytes, PEER));
         }
     }
 
     #[test]
-    fn heartbeats_come_back_and_nothing_else_does() {
-        let h = Heartbeat { seq: 9, echo: 1 << 50, would_serve: true };
-        let mut b = [0; HEAD_BYTES];
-        let mut w = Writer::new(&mut b);
-        h.encode(&mut w);
-        let n = w.len();
-        assert_eq!(Heartbeat::decode(&b[..n]), Ok(h));
-        assert!(Heartbeat::decode(&b[..n - 1]).is_err());
-        assert!(Heartbeat::decode(&b[..=n]).is_err());
-        b[n - 1] = 2;
-        assert!(Heartbeat::decode(&b[..n]).is_err());
+    fn what_stands_for_nothing_is_refused() {
+        for wrong in [[12, 0, 0], [0, 10, 0], [6, 0, 5], [8, 4, 0], [11, 3, 0]] {
+            let bytes = [&PEER.0.to_le_bytes()[..], &wrong].concat();
+            assert!(matches!(decode_role(&bytes, PEER), Err(MessageError::Codec(DecodeError::Unknown(_)))), "{wrong:?}");
+        }
+        let mut beat = encoded(|w| Heartbeat { seq: 9, echo: 1 << 50, would_serve: true }.encode(PEER, w));
+        *beat.last_mut().unwrap() = 2;
+        assert_eq!(Heartbeat::decode(&beat, PEER), Err(DecodeError::Unknown(2).into()));
+    }
+
+    #[test]
+    fn what_is_no_set_of_members_is_refused() {
+        let in_sync = |members: &[u64]| {
+            let mut out = [&PEER.0.to_le_bytes()[..], &[5, 3, 0, members.len() as u8]].concat();
+            out.extend(members.iter().flat_map(|m| m.to_le_bytes()));
+            decode_role(&out, PEER)
+        };
+        assert!(in_sync(&[1, 2, 3, 4, 5, 6, 7]).is_ok());
+        assert_eq!(in_sync(&[]), Err(MembersError::Count(0).into()));
+        assert_eq!(in_sync(&[1, 2, 3, 4, 5, 6, 7, 8]), Err(MembersError::Count(MEMBERS_MAX + 1).into()));
+        assert_eq!(in_sync(&[4, 4]), Err(MembersError::Order(HostId(4)).into()));
+        assert_eq!(in_sync(&[4, 1]), Err(MembersError::Order(HostId(1)).into()));
     }
 }

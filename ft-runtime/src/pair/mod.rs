@@ -33,7 +33,7 @@ use crate::engine::{Core, Ended, EngineError, Part, Stats};
 use crate::failover::action::{Acks, Failure, Lease};
 use crate::failover::config::Timing;
 use crate::failover::event::{Command, LinkEnd, ServiceNet};
-use crate::failover::{self, Kind, Message};
+use crate::failover::{self, HostId, Kind, Message};
 use crate::front::{Deed, Front, Token};
 use crate::gate::boot_time::BootTime;
 use crate::link::{Link, LinkError};
@@ -49,7 +49,7 @@ use ft_log::entry::{Entry, Event};
 use ft_log::ids::{ConnId, DomainId, LogIndex};
 use join::Joined;
 use log::{LinkSource, Outgoing, PairLog, Rule};
-use message::{HEAD_BYTES, Heartbeat, kind};
+use message::{HEAD_BYTES, Heartbeat, MessageError, kind};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use seed::Seed;
 use start_message::StartMessage;
@@ -106,6 +106,8 @@ pub struct Settings {
     pub lag_max: Duration,
     /// By then a reset has reached its client, or this host has handed over.
     pub reset_memory: Duration,
+    pub me: HostId,
+    pub peer_id: HostId,
     pub peer: String,
     pub service: String,
     pub host: String,
@@ -258,7 +260,11 @@ impl Pair {
         let now = Instant::now();
         let peer_has_all = b.leads && b.link.is_some();
         let start = LogIndex(b.joined.as_ref().map_or(0, |j| j.message.index));
-        let out = Rc::new(RefCell::new(Outgoing::new(b.link, peer_has_all, start)));
+        let mut out = Outgoing::new(b.link, b.settings.peer_id, start);
+        if peer_has_all {
+            out.begin_following();
+        }
+        let out = Rc::new(RefCell::new(out));
         let source = LinkSource::default();
         let mut decider = b.decider;
         let mut world = b.world;
@@ -376,7 +382,7 @@ impl Pair {
         let mut out = self.out.borrow_mut();
         let lag = out.lag_since().map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let (appended, acknowledged) = match self.role {
-            Some(Role::Leading(_)) => (out.progress.appended(), out.progress.committed()),
+            Some(Role::Leading(_)) => (out.appended(), out.acknowledged()),
             _ => (self.received, self.acknowledged),
         };
         let (link_sent_bytes, link_received_bytes) = out.link.as_ref().map_or((0, 0), Link::wire_bytes);
@@ -435,6 +441,8 @@ impl Pair {
     /// `Some`: the peer leaves, and why.
     fn message(&mut self, kind: u8, body: &[u8], now: Instant) -> Result<Option<String>, EngineError> {
         let foreign = |e: ft_log::codec::DecodeError| EngineError::Peer(format!("message {kind}: {e}"));
+        let unfit = |e: MessageError| EngineError::Peer(format!("message {kind}: {e}"));
+        let peer = self.settings.peer_id;
         // A former primary may go on with its log for a moment; so may a former backup with its acknowledgements.
         let follows = !self.leads() && !self.log_is_over;
         match kind {
@@ -462,9 +470,8 @@ impl Pair {
                 }
             }
             kind::ACK if self.leads() => {
-                let index = message::decode_index(body).map_err(foreign)?;
-                let mut out = self.out.borrow_mut();
-                if out.is_followed && !out.progress.commit(index) {
+                let index = message::decode_ack(body, peer).map_err(unfit)?;
+                if !self.out.borrow_mut().acknowledge(peer, index) {
                     return Err(EngineError::Peer(format!("it acknowledges entry {index}, which was never sent")));
                 }
             }
@@ -476,7 +483,7 @@ impl Pair {
             }
             kind::ENTRY | kind::BIRTH | kind::GONE | kind::STILLBORN | kind::ACK => {}
             kind::TAKEN if self.leads() => {
-                let bytes = message::decode_index(body).map_err(foreign)?.0;
+                let bytes = message::decode_number(body).map_err(foreign)?;
                 if let Some(s) = &mut self.seed {
                     s.taken = bytes;
                 }
@@ -488,7 +495,7 @@ impl Pair {
             kind::DIVERGED if self.leads() => self.told.part(body).map_err(EngineError::Peer)?,
             kind::DIVERGED => {}
             kind::HEARTBEAT => {
-                let h = Heartbeat::decode(body).map_err(foreign)?;
+                let h = Heartbeat::decode(body, peer).map_err(unfit)?;
                 self.heard_seq = h.seq;
                 self.heard_at = now;
                 self.decider.tell(failover::Event::HeartbeatSeen { service_ok: h.would_serve });
@@ -498,7 +505,7 @@ impl Pair {
                 self.renew_lease(h.echo)?;
             }
             kind::ROLE => {
-                let m = message::decode_role(body).map_err(foreign)?;
+                let m = message::decode_role(body, peer).map_err(unfit)?;
                 if let Message::Hello(h) = m {
                     self.peer_joins = h.role == failover::message::Role::Joining;
                 }
@@ -573,13 +580,14 @@ impl Pair {
             return;
         }
         self.acknowledged = self.received;
-        self.send_number(kind::ACK, self.received.0);
+        let (me, upto) = (self.settings.me, self.received);
+        self.send_head(kind::ACK, |w| message::encode_ack(me, upto, w));
     }
 
-    fn send_number(&mut self, kind: u8, number: u64) {
+    fn send_head(&mut self, kind: u8, encode: impl FnOnce(&mut Writer)) {
         let mut head = [0; HEAD_BYTES];
         let mut w = Writer::new(&mut head);
-        w.uint(number);
+        encode(&mut w);
         let n = w.len();
         self.out.borrow_mut().send(kind, &head[..n], &[]);
     }
@@ -616,11 +624,8 @@ impl Pair {
             echo: self.echoed_seq,
             would_serve: self.decider.would_serve(),
         };
-        let mut head = [0; HEAD_BYTES];
-        let mut w = Writer::new(&mut head);
-        h.encode(&mut w);
-        let n = w.len();
-        self.out.borrow_mut().send(kind::HEARTBEAT, &head[..n], &[]);
+        let me = self.settings.me;
+        self.send_head(kind::HEARTBEAT, |w| h.encode(me, w));
     }
 
     /// The other side has heard our heartbeat `echo`: it can't take over before a silence after that has passed.
@@ -638,7 +643,7 @@ impl Pair {
         let mut out = self.out.borrow_mut();
         let queued = out.link.as_ref().map_or(0, Link::queued_bytes);
         let lag = match out.rule() {
-            Rule::Backup => out.lag_since().map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
+            Rule::Backups => out.lag_since().map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
             Rule::Alone | Rule::Held => Duration::ZERO,
         };
         drop(out);
@@ -764,7 +769,7 @@ impl Pair {
             let mut writer = Writer::new(&mut head);
             s.encode(&mut writer);
             let n = writer.len();
-            if out.is_followed {
+            if out.is_followed() {
                 out.send(kind::STILLBORN, &head[..n], &[]);
             }
         }
@@ -790,8 +795,8 @@ impl Pair {
     /// The kernel is done with a connection.
     fn gone(&mut self, conn: ConnId) {
         self.out.borrow_mut().forget(conn);
-        if self.out.borrow().is_followed {
-            self.send_number(kind::GONE, conn.0.into());
+        if self.out.borrow().is_followed() {
+            self.send_head(kind::GONE, |w| w.uint(conn.0.into()));
         }
     }
 }

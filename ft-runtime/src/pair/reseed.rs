@@ -107,7 +107,7 @@ impl Pair {
     }
 
     fn may_begin_seed(&self, now: Instant) -> bool {
-        let is_followed = self.out.borrow().is_followed;
+        let is_followed = self.out.borrow().is_followed();
         self.peer_joins && !is_followed && self.decider.kind() == Kind::PrimaryAlone && !self.decider.is_paused() && now >= self.seed_again && !self.guest_gone
     }
 
@@ -136,7 +136,7 @@ impl Pair {
         let mut out = self.out.borrow_mut();
         let message = SeedMessage {
             start: self.start.clone(),
-            index: out.progress.appended().0,
+            index: out.appended().0,
             clock_ns: p.clock.map(|(ns, at)| ns + now.saturating_duration_since(at).as_nanos() as u64),
             bytes: resident_bytes(self.guest_pid),
             events: events.len() as u32,

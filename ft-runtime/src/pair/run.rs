@@ -37,7 +37,6 @@ use crate::start::{Error, Surroundings, exit_code_of, io_error, prepare_process,
 use crate::tap::flood::Caller;
 use crate::tap::{self, TapError};
 use ft_log::shared::role;
-use sha2::{Digest, Sha256};
 use std::ffi::OsString;
 use std::io;
 use std::net::IpAddr;
@@ -77,12 +76,6 @@ fn address_in_use(c: &Config) -> Result<Option<String>, Error> {
     Ok(probe::in_use(interface, &ips)?)
 }
 
-/// Ids that both hosts and the arbiter know: made of the names in both configurations.
-fn host_id(name: &str) -> HostId {
-    let digest = Sha256::digest(name.as_bytes());
-    HostId(u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")))
-}
-
 pub(super) fn timing(silence_ms: u64) -> Timing {
     Timing {
         heartbeat_ms: silence_ms / 8,
@@ -94,7 +87,7 @@ pub(super) fn timing(silence_ms: u64) -> Timing {
 }
 
 fn decider(c: &Config) -> Result<Decider, Error> {
-    let (me, peer) = (host_id(&c.host.name), host_id(&c.peer.name));
+    let (me, peer) = (HostId::of_name(&c.host.name), HostId::of_name(&c.peer.name));
     let start = |a: std::io::Result<Arbiter>| a.map(Some).map_err(io_error("starting the thread that asks the arbiter"));
     let max = ARBITER_MAX + c.limits.silence();
     let (kind, arbiter) = match &c.arbiter {
@@ -132,9 +125,9 @@ fn decider(c: &Config) -> Result<Decider, Error> {
 }
 
 /// Starts the peer's guest with ours.
-fn start_both(link: &mut Link, start: &StartMessage, decider: &mut Decider, ends: &Ends) -> Result<(), Error> {
+fn start_both(link: &mut Link, peer: HostId, start: &StartMessage, decider: &mut Decider, ends: &Ends) -> Result<(), Error> {
     say(link, kind::START, start)?;
-    hear(link, kind::READY, ends, &mut |m| decider.tell(Event::Peer(m)))?;
+    hear(link, kind::READY, peer, ends, &mut |m| decider.tell(Event::Peer(m)))?;
     Ok(())
 }
 
@@ -330,7 +323,7 @@ fn begin(
             }
             let start = StartMessage::new(s);
             if let Some(l) = &mut link {
-                start_both(l, &start, decider, ends)?;
+                start_both(l, HostId::of_name(&c.peer.name), &start, decider, ends)?;
             }
             (link, true, start)
         }
@@ -376,6 +369,8 @@ fn run_service(
         lag_bytes_max: c.limits.lag_bytes_max as usize,
         lag_max: Duration::from_millis(c.limits.lag_ms_max),
         reset_memory: 2 * c.limits.service_loss() + Duration::from_millis(c.limits.silence_ms_max),
+        me: HostId::of_name(&c.host.name),
+        peer_id: HostId::of_name(&c.peer.name),
         peer: c.peer.name.clone(),
         service: c.service.name.clone(),
         host: c.host.name.clone(),

@@ -3,15 +3,18 @@
 use super::checker::{Truth, Violation};
 use super::rng::Rng;
 use super::world::{Entry, Input, LINK_IDLE_MS, LOST_AFTER_MS, MS, Micros, Op, SOUND_AFTER_MS, Wire, Without, World, show, timing};
+use ft_log::codec::Writer;
 use ft_log::ids::LogIndex;
 use ft_runtime::failover::Message;
 use ft_runtime::failover::action::{Acks, Action, Lease, Output, Report, Unprotected};
+use ft_runtime::failover::backups::Backups;
 use ft_runtime::failover::book::{Answer, RequestId};
 use ft_runtime::failover::config::{ArbiterKind, Config, DivergencePolicy};
 use ft_runtime::failover::event::{Blame, Command, Event, LinkEnd, ServiceNet, Timer};
 use ft_runtime::failover::message::{Preferred, Role};
 use ft_runtime::failover::record::{HostId, Members, Phase, Record, Version};
 use ft_runtime::failover::state::{Kind, Machine};
+use ft_runtime::pair::message::{HEAD_BYTES, decode_role, encode_role};
 use std::collections::{BTreeMap, VecDeque};
 
 /// When an address is announced after the gate has opened.
@@ -70,7 +73,8 @@ pub struct Host {
     lease_until: u64,
     acks: bool,
     echo: Option<u64>,
-    acked: usize,
+    /// Who follows this host's log, and how far each says that it has it.
+    backups: Backups,
     pending: Vec<Waiting>,
     /// With its generation and the time by the host's clock.
     timers: BTreeMap<Timer, (u64, u64)>,
@@ -114,7 +118,7 @@ impl Host {
             lease_until: 0,
             acks: true,
             echo: None,
-            acked: 0,
+            backups: Backups::default(),
             pending: Vec::new(),
             timers: BTreeMap::new(),
             generations: 0,
@@ -129,6 +133,15 @@ impl Host {
         HostId(self.index as u64 + 1)
     }
 
+    fn peer(&self) -> HostId {
+        HostId(2 - self.index as u64)
+    }
+
+    /// What the peer says that it has of this host's log.
+    fn acked(&self) -> u64 {
+        self.backups.held_by(self.peer()).map_or(0, |upto| upto.0)
+    }
+
     pub fn kind(&self) -> Option<Kind> {
         self.machine.as_ref().map(Machine::kind)
     }
@@ -136,7 +149,7 @@ impl Host {
     pub fn boot(&mut self, arbiter: ArbiterKind) {
         let config = Config {
             me: self.id(),
-            peer: HostId(2 - self.index as u64),
+            peer: self.peer(),
             prefers: if self.index == 0 { Preferred::Primary } else { Preferred::Backup },
             arbiter,
             divergence: DivergencePolicy::Reseed,
@@ -297,7 +310,11 @@ impl World {
                     self.hosts[host].invited = nonce;
                 }
                 if let Some(epoch) = self.hosts[host].link {
-                    self.send(host, epoch, Wire::Say(message));
+                    let mut body = [0; HEAD_BYTES];
+                    let mut w = Writer::new(&mut body);
+                    encode_role(self.hosts[host].id(), &message, &mut w);
+                    let n = w.len();
+                    self.send(host, epoch, Wire::Say(body[..n].to_vec()));
                 }
             }
             Action::Output(output) => {
@@ -313,8 +330,13 @@ impl World {
                         Output::Alone(_) => Out::Alone,
                     };
                 }
+                let peer = self.hosts[host].peer();
+                if let Output::WhenPeerHas(_) = output {
+                    self.hosts[host].backups.wait_for(peer);
+                }
                 // Whoever followed must be given the state anew.
                 if let Output::Alone(_) = output {
+                    self.hosts[host].backups.end(peer);
                     self.hosts[host].streams = false;
                     self.hosts[host].peer_stream = None;
                 }
@@ -453,7 +475,7 @@ impl World {
                 h.peer_stream = None;
                 h.peer_role = None;
                 h.streams = false;
-                h.acked = 0;
+                h.backups.begin(h.peer());
                 h.echo = None;
                 let stream = Wire::Stream { lineage: h.lineage, have: h.log.len() };
                 self.send(host, epoch, stream);
@@ -671,7 +693,7 @@ impl World {
 
     fn caught_up(&mut self, host: usize) -> Result<(), Violation> {
         let h = &self.hosts[host];
-        let near = h.streams && h.acked + 3 >= h.log.len();
+        let near = h.streams && h.acked() + 3 >= h.log.len() as u64;
         let may_invite = matches!(h.kind(), Some(Kind::PrimaryAlone | Kind::Removing | Kind::Mute));
         if may_invite && h.peer_role == Some(Role::Joining) && near {
             self.host_event(host, Event::PeerCaughtUp)?;
@@ -682,7 +704,7 @@ impl World {
     fn acknowledge(&mut self, host: usize) {
         let h = &self.hosts[host];
         if let (Some(epoch), true) = (h.link, h.acks) {
-            let ack = Wire::Ack { lineage: h.lineage, seed: h.seed, upto: h.log.len(), echo: h.echo };
+            let ack = Wire::Ack { by: h.id(), lineage: h.lineage, seed: h.seed, upto: h.log.len(), echo: h.echo };
             self.send(host, epoch, ack);
         }
     }
@@ -690,7 +712,8 @@ impl World {
     fn wire(&mut self, host: usize, wire: Wire) -> Result<(), Violation> {
         match wire {
             Wire::Stream { lineage, have } => self.hosts[host].peer_stream = Some((lineage, have)),
-            Wire::Say(message) => {
+            Wire::Say(body) => {
+                let message = decode_role(&body, self.hosts[host].peer()).expect("as it was encoded");
                 if let Message::Hello(hello) = message {
                     self.hosts[host].peer_role = Some(hello.role);
                     if hello.role == Role::Joining {
@@ -738,10 +761,10 @@ impl World {
                 self.host_event(host, Event::HeartbeatSeen { service_ok })?;
                 self.acknowledge(host);
             }
-            Wire::Ack { lineage, seed, upto, echo } => {
+            Wire::Ack { by, lineage, seed, upto, echo } => {
                 let h = &mut self.hosts[host];
                 if (lineage, seed) == (h.lineage, h.seed) || self.without == Some(Without::AcksNameTheirLog) {
-                    h.acked = h.acked.max(upto);
+                    h.backups.acknowledge(by, LogIndex(upto as u64));
                 }
                 if let (Lease::ByPeer, Some(echo)) = (h.lease, echo) {
                     h.lease_until = h.lease_until.max(echo + timing().lease_ms * MS);
@@ -768,7 +791,8 @@ impl World {
                 if completeness {
                     log.iter_mut().for_each(|e| e.stamp = 0);
                 }
-                (h.streams, h.acked, h.seed) = (true, 0, seed);
+                (h.streams, h.seed) = (true, seed);
+                h.backups.begin(h.peer());
                 let lineage = h.lineage;
                 self.send(host, epoch, Wire::Seed { lineage, seed, log });
             }
@@ -822,10 +846,16 @@ impl World {
         if h.gate.is_none() || h.output == Out::Held || h.pending.is_empty() || !self.lease_runs(host) {
             return Ok(());
         }
-        let (output, acked, lineage) = (h.output, h.acked, h.lineage);
+        // The entries that are safe: those of every backup that output waits for.
+        let safe = match h.output {
+            Out::Held => 0,
+            Out::WhenPeerHas => h.backups.committed().map_or(0, |upto| upto.0 as usize),
+            Out::Alone => h.log.len(),
+        };
+        let lineage = h.lineage;
         let pending = std::mem::take(&mut self.hosts[host].pending);
         for w in pending {
-            if output == Out::Alone || w.at < acked {
+            if w.at < safe {
                 self.check_send(host, Some(w.at + 1))?;
                 let entry = self.hosts[host].log[w.at].clone();
                 self.answer(host, w.client, w.request, w.at, entry, lineage);

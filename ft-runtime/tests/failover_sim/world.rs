@@ -8,12 +8,13 @@
 use super::checker::{Checker, Violation};
 use super::host::Host;
 use super::rng::Rng;
+use ft_runtime::failover::arbiter::stored;
 use ft_runtime::failover::book::{Answer, RequestId};
 use ft_runtime::failover::config::ArbiterKind;
 use ft_runtime::failover::event::{Command, Event, LinkEnd, Timer};
 use ft_runtime::failover::record::{HostId, Phase, Record, Ruling, Version, compare_and_put};
 use ft_runtime::failover::state::Kind;
-use ft_runtime::failover::{Message, config};
+use ft_runtime::failover::config;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -66,7 +67,8 @@ pub enum Wire {
         lineage: u64,
         have: usize,
     },
-    Say(Message),
+    /// As the engine puts it on the link.
+    Say(Vec<u8>),
     Seed {
         lineage: u64,
         seed: u64,
@@ -81,8 +83,9 @@ pub enum Wire {
         sent_local: u64,
         service_ok: bool,
     },
-    /// An acknowledgement names the life of the service that it is about.
+    /// An acknowledgement names who gives it, and the life of the service that it is about.
     Ack {
+        by: HostId,
         lineage: u64,
         seed: u64,
         upto: usize,
@@ -625,7 +628,9 @@ impl World {
                 };
                 match compare_and_put(stands, expect, ruling) {
                     Ok(record) => {
-                        self.arbiter.record = Some(record);
+                        // As it comes back from where arbiters keep it.
+                        let kept = stored::decode(&stored::encode(&record)).expect("a sound record");
+                        self.arbiter.record = Some(kept);
                         self.note(|| format!("arbiter keeps {}", show(&record)));
                         let truths = [self.hosts[0].truth(), self.hosts[1].truth()];
                         // What a process that has died meanwhile asked for grants nobody anything.

@@ -6,7 +6,7 @@
 //! A member that doesn't answer is passed over for the next. A put may then be asked twice; one that was done after all is lost
 //! to itself, which its content shows (see `book`).
 
-use super::stored::Stored;
+use super::stored;
 use super::{Ask, Keeper, KeeperError, Told};
 use crate::failover::record::{Record, Version, compare_and_put};
 use base64::Engine;
@@ -51,7 +51,7 @@ enum EtcdError {
     Unreachable { endpoint: String, why: String },
     #[error("{endpoint}: {why}")]
     Unknown { endpoint: String, why: String },
-    #[error("the record in etcd is damaged: {0}")]
+    #[error("the record in etcd can't be used: {0}")]
     Damaged(String),
 }
 
@@ -94,7 +94,7 @@ impl EtcdArbiter {
             let found: Range = self.call(endpoint, "range", &range, max)?;
             return Ok(Told::Lost(found.record()?));
         };
-        let value = BASE64.encode(serde_json::to_vec(&Stored::from(&record)).expect("a record is plain numbers and text"));
+        let value = BASE64.encode(stored::encode(&record));
         let transaction = json!({
             "compare": [{ "key": self.key, "target": "VERSION", "result": "EQUAL", "version": expect.0.to_string() }],
             "success": [{ "request_put": { "key": self.key, "value": value } }],
@@ -153,8 +153,7 @@ impl Range {
         let Some(kv) = self.kvs.into_iter().next() else { return Ok(None) };
         let damaged = |e: String| EtcdError::Damaged(e);
         let bytes = BASE64.decode(&kv.value).map_err(|e| damaged(e.to_string()))?;
-        let stored: Stored = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
-        let record = stored.record().map_err(damaged)?;
+        let record = stored::decode(&bytes).map_err(damaged)?;
         if kv.version != record.version.0.to_string() {
             return Err(damaged(format!("it says version {}, and is the key's version {}", record.version.0, kv.version)));
         }
@@ -207,4 +206,32 @@ fn certificates(path: &Path) -> io::Result<Vec<Certificate<'static>>> {
     });
     let found = found.collect::<io::Result<Vec<_>>>()?;
     if found.is_empty() { Err(named(path)("it holds no certificate in PEM")) } else { Ok(found) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failover::record::tests::any_ruling;
+    use proptest::prelude::*;
+
+    fn range(value: &[u8], version: u64) -> Result<Option<Record>, EtcdError> {
+        let kvs = vec![KeyValue { value: BASE64.encode(value), version: version.to_string() }];
+        Range { kvs }.record()
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_is_found_as_it_was_put(version in 1..=u64::MAX, ruling in any_ruling()) {
+            let record = Record { version: Version(version), ruling };
+            prop_assert_eq!(range(&stored::encode(&record), version).unwrap(), Some(record));
+            prop_assert!(range(&stored::encode(&record), version.wrapping_add(1)).is_err());
+        }
+    }
+
+    #[test]
+    fn an_older_format_is_refused_by_name() {
+        let older = br#"{"version":1,"term":1,"owner":"1","in_sync":["1","2"],"phase":"live"}"#;
+        let e = range(older, 1).unwrap_err().to_string();
+        assert!(e.contains("the record in etcd") && e.contains("format 1"), "{e}");
+    }
 }

@@ -11,7 +11,7 @@
 //! A host that stood still between its link and that look finds higher versions too where the other host built on its
 //! version meanwhile. It can't tell the two cases apart, and need not: what it made is not the record any more.
 
-use super::stored::{Stored, directory, sync_directory, write_synced};
+use super::stored::{self, directory, sync_directory, write_synced};
 use super::{Ask, Keeper, KeeperError, Told};
 use crate::failover::record::{HostId, Record, Version, compare_and_put};
 use std::ffi::OsString;
@@ -38,7 +38,7 @@ pub struct FileArbiter {
 enum FileError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("{} is damaged: {what}", path.display())]
+    #[error("{} can't be used: {what}", path.display())]
     Damaged { path: PathBuf, what: String },
     #[error("{} changes faster than it can be read", path.display())]
     Restless { path: PathBuf },
@@ -83,8 +83,7 @@ impl FileArbiter {
             match fs::read(&path) {
                 Ok(bytes) => {
                     let damaged = |what| FileError::Damaged { path: path.clone(), what };
-                    let stored: Stored = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
-                    let record = stored.record().map_err(damaged)?;
+                    let record = stored::decode(&bytes).map_err(damaged)?;
                     if record.version != version {
                         return Err(damaged(format!("it says version {}", record.version.0)));
                     }
@@ -110,7 +109,7 @@ impl FileArbiter {
 
     /// Makes the file of `record`. `false`: there is one.
     fn link(&self, record: &Record) -> Result<bool, FileError> {
-        let content = serde_json::to_vec(&Stored::from(record)).expect("a record is plain numbers and text");
+        let content = stored::encode(record);
         assert!(content.len() <= RECORD_BYTES, "a record of {} bytes", content.len());
         write_synced(&self.temporary, &content).map_err(Self::failed(&self.temporary))?;
         let path = self.path_of(record.version);
@@ -162,7 +161,7 @@ impl Keeper for FileArbiter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failover::record::{Phase, Ruling};
+    use crate::failover::record::{MEMBERS_MAX, Members, Phase, Ruling};
     use ft_log::ids::Term;
     use std::collections::{BTreeMap, BTreeSet};
     use std::time::Duration;
@@ -274,7 +273,7 @@ mod tests {
         let dir = Dir::new("left-behind");
         let mut a = dir.arbiter(1);
         let first = Record { version: Version(1), ruling: claim(1, 1) };
-        write_synced(&a.temporary, &serde_json::to_vec(&Stored::from(&first)).unwrap()).unwrap();
+        write_synced(&a.temporary, &stored::encode(&first)).unwrap();
         // Dead between the link and the removal of the temporary; the next process got the same pid.
         fs::hard_link(&a.temporary, a.path_of(first.version)).unwrap();
         assert_eq!(ask(&mut a, Ask::Read), Told::Current(Some(first)));
@@ -288,7 +287,30 @@ mod tests {
         ask(&mut a, put(0, claim(1, 1)));
         fs::write(a.path_of(Version(2)), b"{\"version\":2").unwrap();
         let e = a.ask(&Ask::Read, Instant::now()).unwrap_err();
-        assert!(matches!(&e, KeeperError::Unknown(what) if what.contains("redis.v2 is damaged")), "{e}");
+        assert!(matches!(&e, KeeperError::Unknown(what) if what.contains("redis.v2 can't be used")), "{e}");
+    }
+
+    #[test]
+    fn a_record_of_an_older_format_is_refused_by_name() {
+        let dir = Dir::new("older");
+        let mut a = dir.arbiter(1);
+        let older = br#"{"version":1,"term":1,"owner":"1","in_sync":["1","2"],"phase":"live"}"#;
+        fs::write(a.path_of(Version(1)), older).unwrap();
+        for ask in [Ask::Read, put(1, claim(2, 1))] {
+            let e = a.ask(&ask, Instant::now()).unwrap_err().to_string();
+            assert!(e.contains("redis.v1") && e.contains("format 1"), "{e}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_the_largest_set_fits() {
+        let dir = Dir::new("largest");
+        let hosts: Vec<_> = (0..MEMBERS_MAX as u64).map(|k| HostId(u64::MAX - 9 + k)).collect();
+        let in_sync = Members::from_sorted(&hosts).unwrap();
+        let ruling = Ruling { term: Term(u64::MAX), owner: hosts[0], in_sync, phase: Phase::Claim };
+        let mut a = dir.arbiter(1);
+        let Told::Granted(first) = ask(&mut a, put(0, ruling)) else { panic!("the first put is granted") };
+        assert_eq!(ask(&mut a, Ask::Read), Told::Current(Some(first)));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A record as it lies on disks: one shape for the file arbiter and for the witness's state.
+//! A record as it lies on disks and in etcd: one shape for all arbiters that keep it as JSON.
 
 use super::super::record::{HostId, Members, Phase, Record, Ruling, Version};
 use ft_log::ids::Term;
@@ -8,14 +8,17 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+/// Grows with every change of the shape. Format 1 had one or two hosts, and its single records didn't say so.
+pub const FORMAT: u32 = 2;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stored {
     version: u64,
     term: u64,
-    /// Host ids in hexadecimal.
-    owner: String,
-    in_sync: Vec<String>,
+    owner: HostId,
+    /// 1 to `MEMBERS_MAX`, ascending.
+    in_sync: Members,
     phase: StoredPhase,
 }
 
@@ -26,13 +29,53 @@ enum StoredPhase {
     Live,
 }
 
+/// A record that lies by itself.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Single {
+    format: u32,
+    record: Stored,
+}
+
+#[derive(Deserialize)]
+struct FormatOnly {
+    #[serde(default = "first_format")]
+    format: u32,
+}
+
+fn first_format() -> u32 {
+    1
+}
+
+/// A record by itself, as JSON.
+pub fn encode(r: &Record) -> Vec<u8> {
+    serde_json::to_vec(&Single { format: FORMAT, record: r.into() }).expect("a record is plain numbers and text")
+}
+
+/// What is no sound record of this format is told by what is wrong with it.
+pub fn decode(bytes: &[u8]) -> Result<Record, String> {
+    let FormatOnly { format } = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    if format != FORMAT {
+        return Err(other_format(format));
+    }
+    serde_json::from_slice::<Single>(bytes).map_err(|e| e.to_string())?.record.record()
+}
+
+/// What there is to do about what another ft has written.
+pub fn other_format(format: u32) -> String {
+    format!(
+        "it has format {format}, and this ft knows {FORMAT}: run the ft that wrote it, or stop all hosts that it is about, remove it, \
+         and start them with this one"
+    )
+}
+
 impl From<&Record> for Stored {
     fn from(r: &Record) -> Self {
         Self {
             version: r.version.0,
             term: r.ruling.term.0,
-            owner: r.ruling.owner.to_string(),
-            in_sync: r.ruling.in_sync.iter().map(|h| h.to_string()).collect(),
+            owner: r.ruling.owner,
+            in_sync: r.ruling.in_sync,
             phase: match r.ruling.phase {
                 Phase::Claim => StoredPhase::Claim,
                 Phase::Live => StoredPhase::Live,
@@ -44,18 +87,11 @@ impl From<&Record> for Stored {
 impl Stored {
     /// What makes no sound record is told by what is wrong with it.
     pub fn record(&self) -> Result<Record, String> {
-        let host = |s: &String| u64::from_str_radix(s, 16).map(HostId).map_err(|_| format!("{s:?} is no host id"));
-        let members: Vec<_> = self.in_sync.iter().map(host).collect::<Result<_, _>>()?;
-        let in_sync = match members[..] {
-            [one] => Members::only(one),
-            [a, b] if a != b => Members::both(a, b),
-            _ => return Err(format!("a set of {} hosts", members.len())),
-        };
         let phase = match self.phase {
             StoredPhase::Claim => Phase::Claim,
             StoredPhase::Live => Phase::Live,
         };
-        let ruling = Ruling { term: Term(self.term), owner: host(&self.owner)?, in_sync, phase };
+        let ruling = Ruling { term: Term(self.term), owner: self.owner, in_sync: self.in_sync, phase };
         if self.version == 0 || !ruling.is_sound() {
             return Err(format!("unsound: {self:?}"));
         }
@@ -99,31 +135,64 @@ pub fn replace_synced(path: &Path, temporary: &Path, content: &[u8]) -> io::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failover::record::tests::any_ruling;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_record_comes_back_as_it_was(version in 1..=u64::MAX, ruling in any_ruling()) {
+            let record = Record { version: Version(version), ruling };
+            prop_assert_eq!(decode(&encode(&record)), Ok(record));
+        }
+
+        #[test]
+        fn any_bytes_are_decoded_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+        }
+    }
+
+    fn single(record: &str) -> Result<Record, String> {
+        decode(format!(r#"{{"format":2,"record":{record}}}"#).as_bytes())
+    }
 
     #[test]
-    fn a_record_comes_back_as_it_was() {
-        for in_sync in [Members::only(HostId(0xab)), Members::both(HostId(0xab), HostId(u64::MAX))] {
-            for phase in [Phase::Claim, Phase::Live] {
-                let ruling = Ruling { term: Term(7), owner: HostId(0xab), in_sync, phase };
-                let record = Record { version: Version(9), ruling };
-                let text = serde_json::to_string(&Stored::from(&record)).unwrap();
-                assert_eq!(serde_json::from_str::<Stored>(&text).unwrap().record(), Ok(record), "{text}");
-            }
-        }
+    fn the_shape_is_the_documented_one() {
+        let ruling = Ruling {
+            term: Term(7),
+            owner: HostId(0xab),
+            in_sync: Members::from_sorted(&[HostId(3), HostId(0xab), HostId(u64::MAX)]).unwrap(),
+            phase: Phase::Live,
+        };
+        let text = r#"{"version":9,"term":7,"owner":"ab","in_sync":["3","ab","ffffffffffffffff"],"phase":"live"}"#;
+        assert_eq!(single(text), Ok(Record { version: Version(9), ruling }));
     }
 
     #[test]
     fn an_unsound_record_is_refused() {
         let bad = [
-            r#"{"version":0,"term":1,"owner":"1","in_sync":["1"],"phase":"live"}"#,
-            r#"{"version":1,"term":0,"owner":"1","in_sync":["1"],"phase":"live"}"#,
-            r#"{"version":1,"term":1,"owner":"2","in_sync":["1"],"phase":"live"}"#,
-            r#"{"version":1,"term":1,"owner":"1","in_sync":["1","1"],"phase":"live"}"#,
-            r#"{"version":1,"term":1,"owner":"1","in_sync":[],"phase":"live"}"#,
-            r#"{"version":1,"term":1,"owner":"x","in_sync":["1"],"phase":"live"}"#,
+            (r#"{"version":0,"term":1,"owner":"1","in_sync":["1"],"phase":"live"}"#, "unsound"),
+            (r#"{"version":1,"term":0,"owner":"1","in_sync":["1"],"phase":"live"}"#, "unsound"),
+            (r#"{"version":1,"term":1,"owner":"2","in_sync":["1"],"phase":"live"}"#, "unsound"),
+            (r#"{"version":1,"term":1,"owner":"1","in_sync":["1","1"],"phase":"live"}"#, "host 1 is named twice"),
+            (r#"{"version":1,"term":1,"owner":"1","in_sync":["2","1"],"phase":"live"}"#, "higher id"),
+            (r#"{"version":1,"term":1,"owner":"1","in_sync":[],"phase":"live"}"#, "a set of 0 hosts"),
+            (
+                r#"{"version":1,"term":1,"owner":"1","in_sync":["1","2","3","4","5","6","7","8"],"phase":"live"}"#,
+                "a set of 8 hosts",
+            ),
+            (r#"{"version":1,"term":1,"owner":"x","in_sync":["1"],"phase":"live"}"#, "no host id"),
         ];
-        for text in bad {
-            assert!(serde_json::from_str::<Stored>(text).unwrap().record().is_err(), "{text}");
+        for (text, why) in bad {
+            let e = single(text).unwrap_err();
+            assert!(e.contains(why), "{text}: {e}");
         }
+    }
+
+    #[test]
+    fn another_format_is_refused_by_name() {
+        let first = br#"{"version":1,"term":1,"owner":"1","in_sync":["1"],"phase":"live"}"#;
+        let e = decode(first).unwrap_err();
+        assert!(e.contains("it has format 1, and this ft knows 2"), "{e}");
+        assert!(decode(br#"{"format":3}"#).unwrap_err().contains("it has format 3"));
     }
 }

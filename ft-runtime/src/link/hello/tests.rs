@@ -4,6 +4,7 @@ use crate::link::frame::BODY_BYTES_MAX;
 fn subject_here(program: &str, state_dirs: &[PathBuf]) -> Hello {
     let env = [("PATH".into(), "/bin".into())];
     let s = Subject {
+        host: HostId(7),
         program: Path::new(program),
         argv: &["server".into(), "--port=1".into()],
         env: &env,
@@ -99,6 +100,16 @@ fn each_item_is_named() {
         assert!(d.ours != d.theirs || matches!(d.item, Item::VariableOrder), "{d}");
         assert!(!d.ours.is_empty() && !d.theirs.is_empty() && !d.advice.is_empty(), "{d}");
     }
+}
+
+#[test]
+fn hosts_differ_in_who_they_are_and_each_must_be_the_configured_one() {
+    let ours = sample();
+    let theirs = Hello { host: HostId(0xbeef), ..ours.clone() };
+    assert_eq!(differences(&ours, &theirs), []);
+    assert_eq!(host_difference(HostId(0xbeef), theirs.host), None);
+    let told = host_difference(HostId(0xfee), theirs.host).unwrap().to_string();
+    assert!(told.starts_with("host at the other end: id fee") && told.contains("id beef"), "{told}");
 }
 
 #[test]

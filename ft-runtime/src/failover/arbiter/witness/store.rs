@@ -2,7 +2,7 @@
 //!
 //! Law: nothing is answered that a crash could take back; a put is on the disk before it is granted.
 
-use super::super::stored::{Stored, replace_synced};
+use super::super::stored::{FORMAT, Stored, other_format, replace_synced};
 use super::super::{Ask, Told};
 use super::wire::{Refusal, ServiceName};
 use crate::failover::record::{Record, compare_and_put};
@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 
 /// What one witness keeps; each put writes them all.
 pub const SERVICES_MAX: usize = 1024;
-const FORMAT: u32 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -23,7 +22,7 @@ pub enum StoreError {
     Io { what: &'static str, path: String, source: io::Error },
     #[error("{path} is in use by another witness: stop it, or give this one a state file of its own")]
     InUse { path: String },
-    #[error("{path} has format {format}; this ft knows {FORMAT}: run the ft that wrote it, or a newer one")]
+    #[error("{path} can't be used: {}", other_format(*format))]
     Format { path: String, format: u32 },
     #[error(
         "{path} is damaged ({what}); nothing is granted on a guess: restore it, or remove it and start both hosts of each service anew"
@@ -203,12 +202,14 @@ mod tests {
             fs::write(&path, content).unwrap();
             Store::open(&path).err().expect("refused").to_string()
         };
-        assert!(why(r#"{"format":2,"more":1}"#).contains("has format 2"));
-        assert!(why(r#"{"format":1,"records":{"#).contains("is damaged"));
+        assert!(why(r#"{"format":3,"more":1}"#).contains("has format 3"));
+        let older = r#"{"format":1,"records":{"redis":{"version":1,"term":1,"owner":"1","in_sync":["1","2"],"phase":"live"}}}"#;
+        assert!(why(older).contains("has format 1, and this ft knows 2"));
+        assert!(why(r#"{"format":2,"records":{"#).contains("is damaged"));
         assert!(why("").contains("is damaged"));
         assert!(
             why(
-                r#"{"format":1,"records":{"a b":{"version":1,"term":1,"owner":"1","in_sync":["1"],"phase":"live"}}}"#
+                r#"{"format":2,"records":{"a b":{"version":1,"term":1,"owner":"1","in_sync":["1"],"phase":"live"}}}"#
             )
             .contains("no name of a service")
         );

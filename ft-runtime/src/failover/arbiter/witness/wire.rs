@@ -5,23 +5,25 @@
 //! frame    = length u16 | body | tag (32)                                              length = bytes of body
 //! request  = protocol u16 | kind u8 | name length u8 | request u64 | name | [expect u64 | ruling]
 //! answer   = protocol u16 | kind u8 | 0 u8 | request u64 | [version u64 | ruling]  or  refusal u8
-//! ruling   = term u64 | owner u64 | phase u8 | members u8 | member u64 {1,2}
+//! ruling   = term u64 | owner u64 | phase u8 | members u8 (1 to 7) | member u64 each, ascending
 //! ```
 //!
 //! Decoding never panics, and what is left over is an error.
 
 use super::super::{Ask, Told};
 use super::seal::{NONCE_BYTES, Nonce, Seal, TAG_BYTES, Tag};
-use crate::failover::record::{HostId, Members, Phase, Record, Ruling, Version};
+use crate::failover::record::{HostId, MEMBERS_MAX, Members, Phase, Record, Ruling, Version};
 use ft_log::ids::Term;
 use std::io::{self, Read, Write};
 
-pub const PROTOCOL: u16 = 1;
+/// 1 had one or two members.
+pub const PROTOCOL: u16 = 2;
 const MAGIC: &[u8; 8] = b"ftwitnss";
 pub const GREETING_BYTES: usize = 32;
 pub const NAME_BYTES_MAX: usize = 64;
+const RULING_BYTES_MAX: usize = 18 + 8 * MEMBERS_MAX;
 /// The longest body: a put with the longest name.
-pub const BODY_BYTES_MAX: usize = 12 + NAME_BYTES_MAX + 8 + 34;
+pub const BODY_BYTES_MAX: usize = 12 + NAME_BYTES_MAX + 8 + RULING_BYTES_MAX;
 
 const READ: u8 = 1;
 const PUT: u8 = 2;
@@ -227,14 +229,16 @@ impl Reply {
     }
 
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
-        Self::parse(body).map_err(|Short| WireError::Malformed)
+        let mut r = Reader(body);
+        match r.u16() {
+            Ok(PROTOCOL) => Self::parse(r).map_err(|Short| WireError::Malformed),
+            Ok(other) => Err(WireError::Protocol(other)),
+            Err(Short) => Err(WireError::Malformed),
+        }
     }
 
-    fn parse(body: &[u8]) -> Result<Self, Short> {
-        let mut r = Reader(body);
-        if r.u16()? != PROTOCOL {
-            return Err(Short);
-        }
+    /// What comes after the protocol.
+    fn parse(mut r: Reader) -> Result<Self, Short> {
         let (kind, _) = (r.u8()?, r.u8()?);
         let id = r.u64()?;
         let record = |r: &mut Reader| -> Result<Option<Record>, Short> {
@@ -243,10 +247,7 @@ impl Reply {
             }
             let version = Version(r.u64()?);
             let ruling = decode_ruling(r)?;
-            if version == Version::ABSENT || !ruling.is_sound() {
-                return Err(Short);
-            }
-            Ok(Some(Record { version, ruling }))
+            if version == Version::ABSENT { Err(Short) } else { Ok(Some(Record { version, ruling })) }
         };
         let outcome = match kind {
             GRANTED => Ok(Told::Granted(record(&mut r)?.ok_or(Short)?)),
@@ -272,7 +273,7 @@ fn encode_ruling(r: &Ruling, out: &mut Vec<u8>) {
         Phase::Claim => 1,
         Phase::Live => 2,
     };
-    out.extend_from_slice(&[phase, r.in_sync.iter().count() as u8]);
+    out.extend_from_slice(&[phase, r.in_sync.as_slice().len() as u8]);
     for member in r.in_sync.iter() {
         out.extend_from_slice(&member.0.to_le_bytes());
     }
@@ -286,18 +287,10 @@ fn decode_ruling(r: &mut Reader) -> Result<Ruling, Short> {
         2 => Phase::Live,
         _ => return Err(Short),
     };
-    let in_sync = match r.u8()? {
-        1 => Members::only(HostId(r.u64()?)),
-        2 => {
-            let (a, b) = (HostId(r.u64()?), HostId(r.u64()?));
-            if a == b {
-                return Err(Short);
-            }
-            Members::both(a, b)
-        }
-        _ => return Err(Short),
-    };
-    Ok(Ruling { term, owner, in_sync, phase })
+    let count = r.u8()?;
+    let hosts = (0..count).map(|_| Ok(HostId(r.u64()?))).collect::<Result<Vec<_>, Short>>()?;
+    let ruling = Ruling { term, owner, in_sync: Members::from_sorted(&hosts).map_err(|_| Short)?, phase };
+    if ruling.is_sound() { Ok(ruling) } else { Err(Short) }
 }
 
 /// Too short, or not what may stand here.
@@ -329,73 +322,89 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failover::record::tests::any_ruling;
+    use proptest::prelude::*;
 
-    fn rulings() -> Vec<Ruling> {
-        let (a, b) = (HostId(3), HostId(u64::MAX));
-        let mut all = Vec::new();
-        for in_sync in [Members::only(a), Members::both(a, b)] {
-            for phase in [Phase::Claim, Phase::Live] {
-                all.push(Ruling { term: Term(1 << 40), owner: a, in_sync, phase });
-            }
-        }
-        all
+    fn put(expect: u64, ruling: Ruling) -> Ask {
+        Ask::Put { expect: Version(expect), ruling }
     }
 
-    #[test]
-    fn requests_come_back_as_they_were() {
-        let service = ServiceName::new(&"n".repeat(NAME_BYTES_MAX)).unwrap();
-        let puts = rulings().into_iter().map(|ruling| Ask::Put { expect: Version(8), ruling });
-        for ask in puts.chain([Ask::Read]) {
-            let request = Request { service: service.clone(), id: 77, ask };
+    proptest! {
+        #[test]
+        fn requests_come_back_as_they_were(
+            name in "[a-zA-Z0-9._@-]{1,64}",
+            id in any::<u64>(),
+            put in proptest::option::of((any::<u64>(), any_ruling())),
+        ) {
+            let ask = put.map_or(Ask::Read, |(expect, ruling)| self::put(expect, ruling));
+            let request = Request { service: ServiceName::new(&name).unwrap(), id, ask };
             let body = request.encode();
-            assert!(body.len() <= BODY_BYTES_MAX);
-            assert_eq!(Request::decode(&body), Ok(request));
+            prop_assert!(body.len() <= BODY_BYTES_MAX);
+            prop_assert_eq!(Request::decode(&body), Ok(request));
             for cut in 0..body.len() {
-                assert!(Request::decode(&body[..cut]).is_err());
+                prop_assert!(Request::decode(&body[..cut]).is_err());
             }
-            assert!(Request::decode(&[&body[..], &[0]].concat()).is_err());
+            prop_assert!(Request::decode(&[&body[..], &[0]].concat()).is_err());
         }
-    }
 
-    #[test]
-    fn replies_come_back_as_they_were() {
-        let mut outcomes = vec![Ok(Told::Lost(None)), Ok(Told::Current(None))];
-        for ruling in rulings() {
-            let record = Record { version: Version(5), ruling };
-            outcomes.extend([
-                Ok(Told::Granted(record)),
-                Ok(Told::Lost(Some(record))),
-                Ok(Told::Current(Some(record))),
-            ]);
-        }
-        outcomes.extend([Refusal::Protocol, Refusal::Full, Refusal::Disk, Refusal::Malformed].map(Err));
-        for outcome in outcomes {
-            let reply = Reply { id: 9, outcome };
-            assert_eq!(Reply::decode(&reply.encode()).unwrap(), reply);
-        }
-    }
-
-    #[test]
-    fn bytes_of_all_kinds_are_no_panic() {
-        let mut state = 1u64;
-        for _ in 0..20_000 {
-            let mut body: Vec<u8> = (0..(state % 60) as usize)
-                .map(|_| {
-                    state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                    (state >> 33) as u8 % 5
-                })
-                .collect();
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            if body.len() > 2 {
-                body[..2].copy_from_slice(&PROTOCOL.to_le_bytes());
+        #[test]
+        fn replies_come_back_as_they_were(id in any::<u64>(), version in 1..=u64::MAX, ruling in any_ruling()) {
+            let record = Record { version: Version(version), ruling };
+            let told = [Told::Granted(record), Told::Lost(Some(record)), Told::Current(Some(record))];
+            let refused = [Refusal::Protocol, Refusal::Full, Refusal::Disk, Refusal::Malformed].map(Err);
+            for outcome in told.map(Ok).into_iter().chain([Ok(Told::Lost(None)), Ok(Told::Current(None))]).chain(refused) {
+                let reply = Reply { id, outcome };
+                prop_assert_eq!(Reply::decode(&reply.encode()).unwrap(), reply);
             }
+        }
+
+        #[test]
+        fn bytes_of_all_kinds_are_no_panic(bytes in proptest::collection::vec(0u8..5, 0..180)) {
+            let mut body = PROTOCOL.to_le_bytes().to_vec();
+            body.extend(bytes);
             let _ = Request::decode(&body);
             let _ = Reply::decode(&body);
         }
     }
 
     #[test]
+    fn the_longest_put_is_as_long_as_a_body_may_be() {
+        let hosts: Vec<_> = (0..MEMBERS_MAX as u64).map(HostId).collect();
+        let in_sync = Members::from_sorted(&hosts).unwrap();
+        let ruling = Ruling { term: Term(1), owner: hosts[0], in_sync, phase: Phase::Live };
+        let service = ServiceName::new(&"n".repeat(NAME_BYTES_MAX)).unwrap();
+        assert_eq!(Request { service, id: 1, ask: put(0, ruling) }.encode().len(), BODY_BYTES_MAX);
+    }
+
+    #[test]
+    fn what_is_no_set_of_members_is_malformed() {
+        // Term 1, live.
+        let body = |owner: u64, members: &[u64]| {
+            let mut out = Request { service: ServiceName::new("s").unwrap(), id: 7, ask: Ask::Read }.encode();
+            out[2] = PUT;
+            for n in [0, 1, owner] {
+                out.extend_from_slice(&n.to_le_bytes());
+            }
+            out.extend_from_slice(&[2, members.len() as u8]);
+            out.extend(members.iter().flat_map(|m| m.to_le_bytes()));
+            out
+        };
+        let good = body(4, &[1, 4, 9]);
+        assert!(matches!(Request::decode(&good), Ok(Request { ask: Ask::Put { .. }, .. })));
+        let bad: [(u64, &[u64]); 6] =
+            [(4, &[]), (4, &[4, 4]), (4, &[9, 4]), (4, &[1, 9]), (4, &[1, 4, 4]), (4, &[1, 2, 3, 4, 5, 6, 7, 8])];
+        for (owner, members) in bad {
+            assert_eq!(Request::decode(&body(owner, members)), Err((7, Refusal::Malformed)), "{owner} {members:?}");
+        }
+    }
+
+    #[test]
     fn another_protocol_is_named() {
+        let mut read = Request { service: ServiceName::new("s").unwrap(), id: 7, ask: Ask::Read }.encode();
+        let mut reply = Reply { id: 7, outcome: Ok(Told::Current(None)) }.encode();
+        (read[0], reply[0]) = (1, 1);
+        assert_eq!(Request::decode(&read), Err((0, Refusal::Protocol)));
+        assert!(matches!(Reply::decode(&reply), Err(WireError::Protocol(1))));
         let mut hello = greeting(&[7; NONCE_BYTES]);
         assert_eq!(read_greeting(&hello).unwrap(), [7; NONCE_BYTES]);
         hello[8] = 9;
