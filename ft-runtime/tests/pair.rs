@@ -13,6 +13,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const CLIENT: &str = "FT_PAIR_TEST_CLIENT";
+const CLIENT_SECONDS: &str = "FT_TEST_CLIENT_SECONDS";
 /// By what every system has.
 const GUARD_KILLED: &str =
     r#"for p in /proc/[0-9]*; do [ "$(cat $p/comm)" = ft-guard ] && exec kill -9 "${p#/proc/}"; done; exit 1"#;
@@ -101,7 +102,8 @@ fn as_client() {
     subscribed.expect("SUBSCRIBE news\r\n", &["*3", "$9", "subscribe", "$4", "news", ":1"]);
     let mut idle = Redis::connect(&address);
     println!("LOADED");
-    let end = Instant::now() + LOAD;
+    let load = std::env::var(CLIENT_SECONDS).map_or(LOAD, |s| Duration::from_secs(s.parse().unwrap()));
+    let end = Instant::now() + load;
     while Instant::now() < end {
         for (k, (c, n)) in conns.iter_mut().enumerate() {
             (0..DEPTH).for_each(|_| c.send(&format!("INCR c{k}\r\n")));
@@ -170,8 +172,13 @@ impl Rig {
     }
 
     fn client(&self, address: &str) -> Child {
+        self.client_for(address, LOAD)
+    }
+
+    fn client_for(&self, address: &str, load: Duration) -> Child {
         let mut c = self.ft("exec");
         c.args(["client", "--"]).arg(std::env::current_exe().unwrap()).args(["--exact", "as_client", "--nocapture"]);
+        c.env(CLIENT_SECONDS, load.as_secs().to_string());
         c.env(CLIENT, address).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
@@ -557,6 +564,41 @@ fn a_backup_is_detached_by_a_word_to_the_primary_and_comes_back() {
 #[test]
 fn a_backup_is_detached_by_a_word_to_itself_and_comes_back() {
     detaches("bdetach", "beta");
+}
+
+/// Starts the engine that has left `host` anew, as it was started, under what it must take for another kernel.
+const UPDATED: &str = r#"
+echo 6.99.0-updated > /run/release && mount --bind /run/release /proc/sys/kernel/osrelease &&
+cd "$(cat /run/cwd)" && exec xargs -0 -a /run/environ sh -c 'exec env -i "$@" /usr/local/bin/ft run --config /etc/ft/service.toml' sh"#;
+const NOTE_START: &str = "set $(cat /proc/1/task/1/children) && cat /proc/$1/environ > /run/environ && readlink /proc/$1/cwd > /run/cwd";
+
+#[test]
+fn both_kernels_are_updated_one_after_the_other_and_no_connection_is_lost() {
+    let (rig, address) = Rig::up_patient("kernels");
+    for host in ["alpha", "beta"] {
+        rig.exec(host, &["sh", "-c", NOTE_START]);
+    }
+    let client = rig.client_for(&address, Duration::from_secs(15));
+    let says = |host: &str, what: &str| rig.order(host, &["status"]).1.contains(what);
+    let mut engines = Vec::new();
+    for (host, other) in [("beta", "alpha"), ("alpha", "beta")] {
+        rig.expect_done(other, DETACH, "detached by a person");
+        rig.wait_until(|_| !rig.order(host, &["status"]).0);
+        let mut c = rig.ft("exec");
+        c.args([host, "--", "sh", "-c", UPDATED]).stdout(Stdio::null());
+        engines.push(c.spawn().unwrap());
+        rig.wait_until(|_| ["alpha", "beta"].iter().all(|h| says(h, "protected")));
+        assert!(says(other, "primary") && says(host, "backup"));
+        if host == "beta" {
+            rig.expect_done(other, &["switchover"], "");
+            rig.wait_until(|_| says(host, "primary") && ["alpha", "beta"].iter().all(|h| says(h, "protected")));
+        }
+    }
+    rig.expect_all_kept(client);
+    let release = ["sh", "-c", "cat /proc/sys/kernel/osrelease"];
+    assert_eq!(["alpha", "beta"].map(|h| rig.exec(h, &release)), ["6.99.0-updated\n"; 2]);
+    drop(rig);
+    engines.iter_mut().for_each(|e| drop(e.wait()));
 }
 
 /// Rather than that a client has to wait.

@@ -341,7 +341,7 @@ mod tests {
             Role::Yielding,
             Role::Failed,
         ];
-        let yields = vec![Yield::GuestDied, Yield::Diverged, Yield::ServiceNetLost, Yield::Shutdown, Yield::Switchover];
+        let yields = vec![Yield::GuestDied, Yield::Diverged, Yield::ServiceNetLost, Yield::Shutdown, Yield::Switchover, Yield::DiskFailed];
         let drops = vec![Drop::GuestDied, Drop::Diverged, Drop::Shutdown, Drop::Detached];
         let kept = vec![Kept::NoArbiter, Kept::ArbiterSilent, Kept::Busy];
         let term = || any::<u64>().prop_map(Term);
@@ -389,7 +389,7 @@ mod tests {
 
     #[test]
     fn what_stands_for_nothing_is_refused() {
-        for wrong in [[12, 0, 0], [0, 10, 0], [6, 0, 5], [8, 4, 0], [11, 3, 0]] {
+        for wrong in [[12, 0, 0], [0, 10, 0], [6, 0, 6], [8, 4, 0], [11, 3, 0]] {
             let bytes = [&PEER.0.to_le_bytes()[..], &wrong].concat();
             assert!(matches!(decode_role(&bytes, PEER), Err(MessageError::Codec(DecodeError::Unknown(_)))), "{wrong:?}");
         }
