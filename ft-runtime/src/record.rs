@@ -84,6 +84,8 @@ pub struct Record {
     pub snapshot_every: Option<Duration>,
     /// Only so much is kept, and `output` is a directory: a ring.
     pub last: Option<Duration>,
+    /// The ring's files take no more, but for a snapshot that is being written.
+    pub max_bytes: u64,
     pub server: Server,
     pub show: Show,
 }
@@ -106,7 +108,7 @@ impl Record {
     }
 
     fn run_ring(&self, last: Duration) -> Result<i32, Error> {
-        let keeper = Arc::new(Keeper::create(&self.output, last).map_err(io_error(self.output.display().to_string()))?);
+        let keeper = Arc::new(Keeper::create(&self.output, last, self.max_bytes).map_err(io_error(self.output.display().to_string()))?);
         let dirs = state_dirs(&self.state_dirs, &snapshot_prefix(&self.output))?;
         let every = self.snapshot_every.unwrap_or(last / SEGMENTS);
         let snapshots = Taker::into_ring(keeper.clone(), every, dirs.clone());

@@ -33,6 +33,44 @@ pub fn a_ring_is_bounded_and_replays(ft: &Path) -> Result<(), String> {
     ring.replays_to_the_same_files(&["--from", &youngest])
 }
 
+/// What it may take, whatever the time: its log is ended by snapshots as it becomes long, and the oldest go.
+pub fn a_ring_is_bounded_by_its_size(ft: &Path) -> Result<(), String> {
+    const MAX_MIB: u64 = 64;
+    /// Of what is written meanwhile.
+    const SNAPSHOT_MIB: u64 = 48;
+    let ring = Ring::new(ft)?;
+    let (server, mut client) = ring.record_with(&["--last", "1h", "--max-mib", &MAX_MIB.to_string()])?;
+    // The server's own log would be in each snapshot.
+    client.ask("CONFIG SET appendonly no", "+OK")?;
+    let value = "x".repeat(50_000);
+    let begin = Instant::now();
+    for n in 0u64.. {
+        client.ask(&format!("SET key:{} {value}", n % 5), "+OK")?;
+        if n % 50 == 0 {
+            let mib = ring.bytes()? >> 20;
+            if mib > MAX_MIB + SNAPSHOT_MIB {
+                return Err(format!("the ring takes {mib} MiB"));
+            }
+            if n > 2000 && ring.starts()?.first() != Some(&0) {
+                break;
+            }
+            // A disk that is slower than this client must not decide how the test ends.
+            while ring.newest_log_bytes()? >> 20 > MAX_MIB / 4 && begin.elapsed() < LIMIT {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        if begin.elapsed() > LIMIT {
+            return Err(format!("nothing has gone after {} s: {:?}", LIMIT.as_secs(), ring.starts()?));
+        }
+    }
+    client.shut_down()?;
+    let f = server.finish(LIMIT)?.success()?;
+    if f.stderr.contains("not recorded until") {
+        return Err(f.report("has a hole"));
+    }
+    ring.replays_to_the_same_files(&[])
+}
+
 /// The recorder's process is killed in the middle of it.
 pub fn a_killed_recorder_leaves_a_ring(ft: &Path) -> Result<(), String> {
     let ring = Ring::new(ft)?;
@@ -106,14 +144,30 @@ impl<'a> Ring<'a> {
     }
 
     fn record(&self) -> Result<(Running, Client), String> {
+        self.record_with(&["--last", LAST])
+    }
+
+    fn record_with(&self, bounds: &[&str]) -> Result<(Running, Client), String> {
         let mut c = Command::new(self.ft);
-        c.args(["record", "--last", LAST, "--memory-every", "50", "--state"]).arg(self.path("state"));
+        c.arg("record").args(bounds).args(["--memory-every", "50", "--state"]).arg(self.path("state"));
         c.arg("--output").arg(self.path("ring"));
         c.args(["--", "redis-server", "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir"]);
         c.arg(self.path("state")).args(["--port", &self.port.to_string()]);
         let mut server = Running::start(c, "recorded", self.dir.path())?;
         let client = reach(&mut server, self.port)?.ok_or("the recorded server ended by itself")?;
         Ok((server, client))
+    }
+
+    fn newest_log_bytes(&self) -> Result<u64, String> {
+        let newest = self.points("log")?.last().copied().unwrap_or_default();
+        fs::metadata(self.path(&format!("ring/log.{newest}"))).map(|m| m.len()).map_err(|e| e.to_string())
+    }
+
+    /// Of all its files.
+    fn bytes(&self) -> Result<u64, String> {
+        let entries = fs::read_dir(self.path("ring")).map_err(|e| e.to_string())?;
+        // One that goes meanwhile counts as nothing.
+        Ok(entries.filter_map(|e| e.ok()?.metadata().ok()).map(|m| m.len()).sum())
     }
 
     /// Requests until there is `enough` and so many starts were seen; which ones. The ring is bounded all the while.

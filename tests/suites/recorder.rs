@@ -8,8 +8,9 @@ use std::sync::{Arc, OnceLock};
 
 type What = fn(&Path) -> Result<(), String>;
 
-const TESTS: [(&str, What); 10] = [
+const TESTS: [(&str, What); 11] = [
     ("a_ring_is_bounded_and_replays", flight::a_ring_is_bounded_and_replays),
+    ("a_ring_is_bounded_by_its_size", flight::a_ring_is_bounded_by_its_size),
     ("a_killed_recorder_leaves_a_ring", flight::a_killed_recorder_leaves_a_ring),
     ("rings_that_are_none_are_refused", flight::rings_that_are_none_are_refused),
     ("a_replay_stops_exactly_there", incident::a_replay_stops_exactly_there),

@@ -86,6 +86,10 @@ struct RecordArgs {
     /// Keep only what is needed to replay the last while (`10m`, `90s`, `2h`), for as long as the server runs.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     last: Option<Duration>,
+    /// With --last: the directory takes no more MiB than this, and a snapshot while it is written. What is too old for
+    /// that goes, whatever the time; a log that comes to a quarter of it is ended by a snapshot.
+    #[arg(long, value_name = "N", requires = "last", value_parser = clap::value_parser!(u64).range(16..=1 << 30))]
+    max_mib: Option<u64>,
     /// A directory whose content at the start belongs to the recording; several are allowed.
     #[arg(long, value_name = "DIR")]
     state: Vec<PathBuf>,
@@ -223,6 +227,7 @@ fn run(cli: Cli) -> Result<i32, Error> {
             memory_slices: r.memory_slices,
             snapshot_every: r.snapshot_every,
             last: r.last,
+            max_bytes: r.max_mib.map_or(u64::MAX, |n| n << 20),
             server: r.guest.server(),
             show: Show { trace: r.guest.trace, calls: false },
         }

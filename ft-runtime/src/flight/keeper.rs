@@ -6,6 +6,7 @@ use super::{log_path, snapshot_path};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,16 +18,25 @@ struct Kept {
     is_synced: bool,
 }
 
+/// Half of what a ring may take is for what has to stay, a quarter for a log that waits for the next snapshot, and the rest for a
+/// snapshot that comes late.
+const KEPT_PART: u64 = 2;
+const LOG_PART: u64 = 4;
+
 pub struct Keeper {
     dir: PathBuf,
     last: Duration,
+    /// For all files.
+    bytes_max: u64,
+    /// The newest log is so long that it should end.
+    is_long: AtomicBool,
     /// The oldest first.
     segments: Mutex<Vec<Kept>>,
 }
 
 impl Keeper {
     /// In an empty directory, which is made if need be.
-    pub fn create(dir: &Path, last: Duration) -> io::Result<Self> {
+    pub fn create(dir: &Path, last: Duration, bytes_max: u64) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         if fs::read_dir(dir)?.next().is_some() {
             return Err(io::Error::other(
@@ -36,7 +46,7 @@ impl Keeper {
         }
         // Its own name too.
         File::open(dir.join(".."))?.sync_all()?;
-        Ok(Self { dir: dir.to_owned(), last, segments: Mutex::default() })
+        Ok(Self { dir: dir.to_owned(), last, bytes_max, is_long: AtomicBool::new(false), segments: Mutex::default() })
     }
 
     pub fn dir(&self) -> &Path {
@@ -52,6 +62,18 @@ impl Keeper {
     pub fn begun(&self, point: u64) {
         let is_start = point == 0;
         self.segments().push(Kept { point, begun: Instant::now(), is_start, is_synced: false });
+        self.is_long.store(false, Ordering::Relaxed);
+    }
+
+    /// The newest log has become so long. False: it is to go on no further, since no snapshot has ended it.
+    pub fn takes(&self, log_bytes: u64) -> bool {
+        self.is_long.store(log_bytes >= self.bytes_max / LOG_PART, Ordering::Relaxed);
+        log_bytes < self.bytes_max / KEPT_PART
+    }
+
+    /// A snapshot is due, whatever the time.
+    pub fn wants_snapshot(&self) -> bool {
+        self.is_long.load(Ordering::Relaxed)
     }
 
     /// `snapshot.point` lies there, whole and synced: what is older than it has to be may go.
@@ -81,14 +103,25 @@ impl Keeper {
     }
 
     fn take_outdated(&self, point: u64) -> Vec<u64> {
+        let size = |path: PathBuf| fs::metadata(path).map_or(0, |m| m.len());
         let mut segments = self.segments();
         for s in segments.iter_mut() {
             s.is_start |= s.point == point;
             s.is_synced |= s.point < point;
         }
-        let seen: Vec<Segment> =
-            segments.iter().map(|s| Segment { age: s.begun.elapsed(), is_start: s.is_start }).collect();
-        segments.drain(..outdated(&seen, self.last)).map(|s| s.point).collect()
+        let seen = segments.iter().map(|s| Segment {
+            age: s.begun.elapsed(),
+            is_start: s.is_start,
+            bytes: size(log_path(&self.dir, s.point)) + size(snapshot_path(&self.dir, s.point)),
+        });
+        let seen: Vec<Segment> = seen.collect();
+        let kept_max = self.bytes_max / KEPT_PART;
+        let gone = outdated(&seen, self.last, kept_max);
+        let left: u64 = seen[gone..].iter().map(|s| s.bytes).sum();
+        if left > kept_max {
+            tracing::warn!("the newest snapshot and its log alone take {} MiB, more than half of --max-mib", left >> 20);
+        }
+        segments.drain(..gone).map(|s| s.point).collect()
     }
 }
 
@@ -116,7 +149,7 @@ mod tests {
     fn a_start_is_kept_until_a_later_one_covers_the_time() {
         let dir = tempfile::tempdir().unwrap();
         // No time at all: each start covers it.
-        let k = Keeper::create(dir.path(), Duration::ZERO).unwrap();
+        let k = Keeper::create(dir.path(), Duration::ZERO, u64::MAX).unwrap();
         begin(&k, 0);
         begin(&k, 5);
         assert_eq!(names(dir.path()), ["log.0", "log.5"]);
@@ -124,7 +157,7 @@ mod tests {
         complete(&k, 9);
         assert_eq!(names(dir.path()), ["log.9", "snapshot.9"]);
         let long = tempfile::tempdir().unwrap();
-        let k = Keeper::create(long.path(), Duration::from_secs(3600)).unwrap();
+        let k = Keeper::create(long.path(), Duration::from_secs(3600), u64::MAX).unwrap();
         begin(&k, 0);
         begin(&k, 5);
         complete(&k, 5);
@@ -132,9 +165,21 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_becomes_long_wants_a_snapshot_and_then_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let k = Keeper::create(dir.path(), Duration::from_secs(3600), 4000).unwrap();
+        begin(&k, 0);
+        assert!(k.takes(999) && !k.wants_snapshot());
+        assert!(k.takes(1000) && k.wants_snapshot());
+        assert!(!k.takes(2000));
+        begin(&k, 5);
+        assert!(!k.wants_snapshot());
+    }
+
+    #[test]
     fn a_snapshot_without_its_log_goes() {
         let dir = tempfile::tempdir().unwrap();
-        let k = Keeper::create(dir.path(), Duration::ZERO).unwrap();
+        let k = Keeper::create(dir.path(), Duration::ZERO, u64::MAX).unwrap();
         begin(&k, 0);
         complete(&k, 7);
         assert_eq!(names(dir.path()), ["log.0"]);
@@ -144,7 +189,7 @@ mod tests {
     fn what_lies_there_is_not_touched() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("log.0"), b"of an incident").unwrap();
-        assert!(Keeper::create(dir.path(), Duration::ZERO).is_err());
+        assert!(Keeper::create(dir.path(), Duration::ZERO, u64::MAX).is_err());
         assert_eq!(names(dir.path()), ["log.0"]);
     }
 }

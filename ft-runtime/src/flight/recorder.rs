@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 const SERVICE: DomainId = DomainId(0);
+/// The keeper is told whenever the log has become so much longer.
+const TELL_BYTES: u64 = 64 << 10;
 
 pub struct FlightRecorder {
     keeper: Arc<Keeper>,
@@ -16,6 +18,9 @@ pub struct FlightRecorder {
     header: Header,
     /// `None`: it could not be written, and what comes next begins with a snapshot.
     file: Option<Recorder>,
+    /// Of its entries, and how many of them the keeper has heard of.
+    bytes: u64,
+    told_bytes: u64,
     progress: Progress,
 }
 
@@ -31,7 +36,7 @@ impl FlightRecorder {
         keeper.begun(0);
         // Later files have none: a snapshot holds them.
         header.state_dirs.clear();
-        Ok(Self { keeper, header, file: Some(Recorder::new(writer)), progress: Progress::new() })
+        Ok(Self { keeper, header, file: Some(Recorder::new(writer)), bytes: 0, told_bytes: 0, progress: Progress::new() })
     }
 
     /// A log that can't be written has a hole, and is of no use until the next snapshot. The server goes on.
@@ -67,6 +72,13 @@ impl FlightRecorder {
 impl Log for FlightRecorder {
     fn append(&mut self, domain: DomainId, head: &[u8], payload: &[u8]) -> Result<LogIndex, LogFileError> {
         self.or_pause(|f| f.append(domain, head, payload).map(drop));
+        self.bytes += (head.len() + payload.len()) as u64;
+        if self.bytes >= self.told_bytes + TELL_BYTES {
+            self.told_bytes = self.bytes;
+            if !self.keeper.takes(self.bytes) && self.file.take().is_some() {
+                tracing::error!("not recorded until the next snapshot: without one the log would take more than half of --max-mib");
+            }
+        }
         let index = self.progress.append();
         assert!(self.progress.commit(index), "just appended");
         Ok(index)
@@ -99,6 +111,7 @@ impl Log for FlightRecorder {
             Ok(next) => {
                 self.or_pause(|f| f.end(End::Continued));
                 self.file = Some(next);
+                (self.bytes, self.told_bytes) = (0, 0);
                 self.keeper.begun(point.0);
             }
             Err(e) => {

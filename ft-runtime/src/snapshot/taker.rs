@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 /// How often the engine looks whether files were read, while they are.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// Between two snapshots, however long the log becomes.
+const EARLY_MIN: Duration = Duration::from_millis(250);
+
 /// When snapshots are taken, and where they go.
 enum Plan {
     /// One every so often, the next one at `next`, into files that are called `prefix` and the input point. `ring`: they
@@ -83,9 +86,12 @@ impl Taker {
         self.teller.take_if(|t| t.is_over(segment, drained));
         let free = self.is_free();
         if let Plan::Files { every, next, ring, .. } = &mut self.plan
-            && now >= *next
+            && (now >= *next || now + *every >= *next + EARLY_MIN && ring.as_ref().is_some_and(|r| r.wants_snapshot()))
         {
             let is_asked = segment.header().copy.load(Ordering::Acquire) == copy::WANTED;
+            if is_asked && now < *next {
+                return;
+            }
             if free && !is_asked && ring.is_some() && !keep_events() {
                 *next = now + LOOK;
                 return;
