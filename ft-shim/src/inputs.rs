@@ -105,7 +105,9 @@ impl Inputs {
 
     /// Those of a process made of a copy of this one, under another engine.
     pub fn of_copy(&self) -> Self {
-        Self { point: self.point, logged: self.logged, idles: self.idles, sliced_ns: self.sliced_ns, agreed: self.agreed, ..Self::open(0) }
+        let copy = Self { point: self.point, logged: self.logged, idles: self.idles, sliced_ns: self.sliced_ns, agreed: self.agreed, ..Self::open(0) };
+        copy.channel.control().status.point.store(self.point, Ordering::Relaxed);
+        copy
     }
 
     /// Those of a fork child, which goes on with this one's role and clock.
